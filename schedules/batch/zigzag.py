@@ -1,0 +1,238 @@
+"""What FlexGen's zig-zag moves and computes: one stage of it, on one GPU."""
+
+from typing import NamedTuple
+
+from schedules.batch.zigzag_memory import RING, Kind, StageMemory
+from schedules.batching import MicroBatch
+from schedules.model import LayerSpec
+from schedules.task import Buffer, Task, Work
+
+
+class Place(NamedTuple):
+    """An iteration: `half` counts FlexGen's layers (attention, FFN, ...) of the stage."""
+
+    half: int
+    micro_batch: int
+    part: int
+    number: int
+
+
+class Stage(StageMemory):
+    """The layers of one GPU, and FlexGen's actions on them."""
+
+    # -- the iterations -------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[LayerSpec, ...]:
+        """The stage's layers in this pass."""
+        return self.prefill_layers if self.node.step == 0 else self.decode_layers
+
+    def places(self, part: int) -> list[Place]:
+        """All iterations of this pass: layer by layer, micro-batch by micro-batch."""
+        n = self.node.n_micro_batches
+        halves = range(2 * len(self.layers))
+        return [Place(h, j, part, h * n + j) for h in halves for j in range(n)]
+
+    def batch(self, place: Place) -> MicroBatch:
+        """The sequences of an iteration."""
+        return self.parts[place.part][place.micro_batch]
+
+    def tokens(self, part: int, micro_batch: int) -> int:
+        """Tokens of a part of a micro-batch in this pass."""
+        batch = self.parts[part][micro_batch]
+        return batch.prompt_tokens if self.node.step == 0 else batch.size
+
+    def half(self, half: int) -> tuple[LayerSpec, Kind]:
+        """The layer and kind; past the end of the pass, of the decode step that follows."""
+        layers = self.layers if half < 2 * len(self.layers) else self.decode_layers
+        index = half if half < 2 * len(self.layers) else half - 2 * len(self.layers)
+        return layers[index // 2], "attention" if index % 2 == 0 else "ffn"
+
+    def hidden(self, place: Place) -> Buffer:
+        """Where an iteration's hidden states are on the GPU."""
+        return self.ring[place.number % RING]
+
+    def block(self, place: Place) -> Buffer:
+        """Where an iteration's KV block is on the GPU."""
+        return self.blocks[place.number % 2]
+
+    # -- FlexGen's actions ----------------------------------------------------------------------
+
+    def load_weight(self, half: int) -> None:
+        """The next layer's weights; FlexGen calls this in the first micro-batch's iteration."""
+        spec, kind = self.half(half)
+        size, source = self.streamed(spec, kind), self.home
+        if not size:
+            return
+        if not self.node.pinned:
+            source = self.staging[kind]
+            self._copy("pin_weights", "pin", size, self.home, source, spec.index, 0)
+        self._copy("load_weights", "h2d", size, source, self.weights[kind], spec.index, 0)
+
+    def load_cache(self, place: Place | None) -> None:
+        """The next micro-batch's keys and values, through staging: the cache is pageable."""
+        if place is None or self.node.step == 0 or self.on_cpu or self.node.policy.r_c == 1:
+            return
+        spec, kind = self.half(place.half)
+        if kind == "ffn":
+            return
+        past = self.context(place) - self.batch(place).size
+        size = self.node.work.kv_bytes(spec, past) * (1 - self.node.policy.r_c)
+        home = self.cache[spec.index, place.part, place.micro_batch]
+        staging, block = self.kv_staging[place.number % 2], self.block(place)
+        self._copy("pin_kv", "pin", size, home, staging, spec.index, place.micro_batch)
+        self._copy("load_kv", "h2d", size, staging, block, spec.index, place.micro_batch)
+
+    def store_cache(self, place: Place | None) -> None:
+        """The previous micro-batch's new keys and values, to pageable memory."""
+        if place is None or self.half(place.half)[1] == "ffn" or self.node.policy.r_c == 1:
+            return
+        if self.on_cpu and self.node.step > 0:
+            return  # the CPU's attention has appended them
+        spec, _ = self.half(place.half)
+        if spec.stack == "encoder":
+            return
+        tokens = self.tokens(place.part, place.micro_batch)
+        size = self.node.work.kv_bytes(spec, tokens) * (1 - self.node.policy.r_c)
+        home = self.cache[spec.index, place.part, place.micro_batch]
+        source = self.block(place) if self.node.step else self.hidden(place)
+        self._copy("store_kv", "d2h_pageable", size, source, home, spec.index, place.micro_batch)
+
+    def load_hidden(self, place: Place | None) -> None:
+        """The next micro-batch's hidden states; the first layer looks up its own."""
+        if place is None or place.half == 0 or self.node.policy.r_h == 1:
+            return
+        source = self.hidden_host[place.part][place.micro_batch]
+        self._move_hidden("load_hidden", "h2d", place, source, self.hidden(place))
+
+    def store_hidden(self, place: Place | None) -> None:
+        """The previous micro-batch's hidden states."""
+        if place is None or self.node.policy.r_h == 1:
+            return
+        target = self.hidden_host[place.part][place.micro_batch]
+        self._move_hidden("store_hidden", "d2h", place, self.hidden(place), target)
+
+    def compute(self, place: Place) -> None:
+        """This micro-batch through this layer."""
+        spec, kind = self.half(place.half)
+        if kind == "ffn":
+            tokens = self.tokens(place.part, place.micro_batch)
+            self._gpu(
+                "compute_ffn",
+                place,
+                self.node.work.join(self.node.work.ffn(spec, tokens), self._after(place)),
+            )
+        elif self.node.step == 0:
+            core = self.node.work.prefill_core(spec, self.batch(place))
+            out = self.node.work.out_projection(spec, self.batch(place).prompt_tokens)
+            self._gpu(
+                "compute_attention", place, self.node.work.join(core, out, self._before(place))
+            )
+        elif self.on_cpu:
+            self._attend_on_cpu(place)
+        else:
+            size, work = self.batch(place).size, self.node.work
+            core = work.decode_core(spec, size, self.context(place))
+            out = work.out_projection(spec, size)
+            block = self.block(place)
+            self._gpu("compute_attention", place, work.join(core, out, self._before(place)), block)
+
+    def barrier(self) -> None:
+        """FlexGen's `sync`: the process waits for all its streams."""
+        g = self.gpu
+        self.node.issuer.barrier([g.h2d, g.gpu, g.d2h, self.cpu])
+
+    def context(self, place: Place) -> float:
+        """Tokens that decode attention reads, summed over the sequences."""
+        batch = self.batch(place)
+        return batch.prompt_tokens + self.node.step * batch.size
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _attend_on_cpu(self, place: Place) -> None:
+        """Projections, offload, attention, load, output projection, one after the other."""
+        node, work, (spec, _), j = (
+            self.node,
+            self.node.work,
+            self.half(place.half),
+            place.micro_batch,
+        )
+        size, x = self.batch(place).size, self.hidden(place)
+        qkv = work.join(work.qkv(spec, size), self._before(place))
+        weights = self.weights["attention"]
+        node.issuer.task(
+            "pre_attention", self.gpu.gpu, [x, weights], [self.qkv], qkv, spec.index, j
+        )
+        qkv_bytes = work.qkv_bytes(spec, size)
+        self._copy("offload_qkv", "d2h_pageable", qkv_bytes, self.qkv, self.qkv_host, spec.index, j)
+        home = self.cache[spec.index, place.part, j]
+        attention = node.issuer.task(
+            "cpu_attention",
+            self.cpu,
+            [self.qkv_host],
+            [home, self.attended_host],
+            work.cpu_attention(spec, size, self.context(place)),
+            spec.index,
+            j,
+        )
+        node.issuer.wait(attention)  # the issuing thread runs it
+        out_bytes = work.attended_bytes(spec, size)
+        self._copy(
+            "load_attended",
+            "h2d_pageable",
+            out_bytes,
+            self.attended_host,
+            self.attended,
+            spec.index,
+            j,
+        )
+        node.issuer.task(
+            "out_projection",
+            self.gpu.gpu,
+            [self.attended, weights],
+            [x],
+            work.out_projection(spec, size),
+            spec.index,
+            j,
+        )
+
+    def _before(self, place: Place) -> Work | None:
+        """The embedding, before the first stage's first layer."""
+        if place.half or self.gpu.index:
+            return None
+        return self.node.work.embedding(self.tokens(place.part, place.micro_batch))
+
+    def _after(self, place: Place) -> Work | None:
+        """What follows the last stage's last layer."""
+        last = self.gpu.index == len(self.node.gpus) - 1 and place.half == 2 * len(self.layers) - 1
+        if not last:
+            return None
+        if self.node.step == 0:
+            return self.node.work.end_of_prefill(self.batch(place))
+        return self.node.work.head(self.batch(place).size)
+
+    def _gpu(self, op: str, place: Place, work: Work, block: Buffer | None = None) -> Task:
+        """A computation in place on the hidden states."""
+        spec, kind = self.half(place.half)
+        x = [self.hidden(place)] if block is None else [self.hidden(place), block]
+        return self.node.issuer.task(
+            op, self.gpu.gpu, [*x, self.weights[kind]], x, work, spec.index, place.micro_batch
+        )
+
+    def _move_hidden(
+        self, op: str, link: str, place: Place, source: Buffer, target: Buffer
+    ) -> None:
+        spec, _ = self.half(place.half)
+        tokens = self.tokens(place.part, place.micro_batch)
+        size = self.node.work.hidden_bytes(tokens) * (1 - self.node.policy.r_h)
+        self._copy(op, link, size, source, target, spec.index, place.micro_batch)
+
+    def _copy(
+        self, op: str, link: str, size: float, source: Buffer, target: Buffer, layer: int, j: int
+    ) -> Task:
+        """A copy on the stream of its link; the issuing thread itself fills pinned staging."""
+        g = self.gpu
+        streams = {"pin": g.host, "h2d": g.h2d, "d2h": g.d2h}
+        work = self.node.work.copy(link, size)
+        stream = streams[link.removesuffix("_pageable")]
+        return self.node.issuer.task(op, stream, [source], [target], work, layer, j)

@@ -1,0 +1,165 @@
+"""The task graph: what a schedule issued, as arrays, and the issuer that records it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules.errors import BadInput
+from schedules.issuer import Issuer
+from schedules.task import Task, Work
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+COLUMNS = ("op", "stream", "work", "layer", "micro_batch", "step", "host")
+RoutingTrace = Callable[[Task], IntArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Issuing thread `host` blocks before task `position` until `tasks` have ended."""
+
+    host: int
+    position: int
+    tasks: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TaskGraph:
+    """Tasks in issue order, n of them, as parallel arrays of shape (n,).
+
+    `op[i]` indexes `ops`, `stream[i]` indexes `streams`, `work[i]` indexes `works`; the
+    dependencies of task i are `dependencies[offsets[i]:offsets[i + 1]]`. `waits` are sorted by
+    position: where an issuing thread stops.
+    """
+
+    streams: tuple[str, ...]
+    ops: tuple[str, ...]
+    works: tuple[Work, ...]
+    hosts: int
+    op: IntArray
+    stream: IntArray
+    work: IntArray
+    layer: IntArray
+    micro_batch: IntArray
+    step: IntArray
+    host: IntArray
+    offsets: IntArray
+    dependencies: IntArray
+    waits: tuple[Wait, ...]
+
+    def __len__(self) -> int:
+        return len(self.op)
+
+    def dependencies_of(self, task: int) -> IntArray:
+        """Tasks that must have ended before `task` starts."""
+        return self.dependencies[self.offsets[task] : self.offsets[task + 1]]
+
+    def same_structure(self, other: "TaskGraph") -> bool:
+        """Whether the two differ in amounts of work and step numbers at most."""
+        arrays = ("op", "stream", "work", "layer", "micro_batch", "host", "offsets", "dependencies")
+        return (
+            self.streams == other.streams
+            and self.ops == other.ops
+            and self.waits == other.waits
+            and all(np.array_equal(getattr(self, a), getattr(other, a)) for a in arrays)
+        )
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Nodes are task indices; edges carry `kind` 'data' or 'stream' (FIFO order)."""
+        graph = nx.DiGraph()
+        previous: dict[int, int] = {}
+        for i in range(len(self)):
+            graph.add_node(
+                i,
+                op=self.ops[self.op[i]],
+                stream=self.streams[self.stream[i]],
+                layer=int(self.layer[i]),
+                micro_batch=int(self.micro_batch[i]),
+                step=int(self.step[i]),
+            )
+            if (before := previous.get(int(self.stream[i]))) is not None:
+                graph.add_edge(before, i, kind="stream")
+            previous[int(self.stream[i])] = i
+            for j in self.dependencies_of(i):
+                graph.add_edge(int(j), i, kind="data")
+        return graph
+
+
+class RecordingIssuer(Issuer):
+    """The simulator's issuer: records a `TaskGraph`.
+
+    Parameters
+    ----------
+    trace: answers `routing(gate)` with expert ids, shape (tokens, top_k).
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[str],
+        capacities: Mapping[str, int],
+        hosts: int = 1,
+        trace: RoutingTrace | None = None,
+    ) -> None:
+        super().__init__(streams, capacities, hosts)
+        self._trace = trace
+        self._clear()
+
+    def _clear(self) -> None:
+        self._first = self.count
+        self._ops: dict[str, int] = {}
+        self._works: dict[int, int] = {}
+        self._work_list: list[Work] = []
+        self._rows: list[tuple[int, int, int, int, int, int, int]] = []
+        self._offsets: list[int] = [0]
+        self._dependencies: list[int] = []
+        self._waits: list[Wait] = []
+        self._last: dict[int, int] = {}
+
+    def _issue(self, task: Task, stream_id: int, dependencies: list[int], work: Work) -> None:
+        op = self._ops.setdefault(task.op, len(self._ops))
+        row = self._works.get(id(work))
+        if row is None:
+            row = self._works[id(work)] = len(self._work_list)
+            self._work_list.append(work)
+        self._rows.append((op, stream_id, row, task.layer, task.micro_batch, task.step, self.host))
+        first = self._first
+        self._dependencies.extend(sorted(i - first for i in dependencies))
+        self._offsets.append(len(self._dependencies))
+        self._last[stream_id] = task.number
+
+    def _wait(self, tasks: tuple[int, ...], every_host: bool) -> None:
+        first = self._first
+        local = tuple(i - first for i in tasks if i >= first)
+        for host in range(self.hosts) if every_host else (self.host,):
+            self._waits.append(Wait(host, self.count - first, local))
+
+    def _last_tasks(self, stream_ids: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self._last[s] for s in stream_ids if s in self._last)
+
+    def _routing(self, gate: Task) -> IntArray:
+        if self._trace is None:
+            raise BadInput(
+                f"task '{gate.op}' asks for routing, but no routing was given to the simulator"
+            )
+        return self._trace(gate)
+
+    def take(self) -> TaskGraph:
+        """The graph issued since the last call; call it right after a barrier of all streams."""
+        if self._settled != self.count:
+            raise BadInput("a graph can be taken only right after a barrier of all streams")
+        columns = np.array(self._rows, dtype=np.int64).reshape(-1, len(COLUMNS)).T
+        graph = TaskGraph(
+            streams=self.streams,
+            ops=tuple(self._ops),
+            works=tuple(self._work_list),
+            hosts=self.hosts,
+            offsets=np.array(self._offsets, dtype=np.int64),
+            dependencies=np.array(self._dependencies, dtype=np.int64),
+            waits=tuple(self._waits),
+            **dict(zip(COLUMNS, columns, strict=True)),
+        )
+        self._clear()
+        return graph

@@ -1,0 +1,196 @@
+"""The issuer: what a schedule calls, and all that both clocks share.
+
+Dependencies follow from the data. A task waits for the last writer of what it reads, and for the
+readers and the writer of what it overwrites. What the FIFO order of its stream, or a barrier of
+all streams, already implies is not recorded twice.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules.errors import BadInput, Infeasible, MoelabError, suggest
+from schedules.task import NOTHING, Buffer, Task, Work
+
+
+class Pool:
+    """A memory of fixed capacity, in bytes; refuses what does not fit."""
+
+    def __init__(self, name: str, capacity_bytes: int) -> None:
+        self.name = name
+        self.capacity_bytes = capacity_bytes
+        self.used_bytes = 0
+        self.peak_bytes = 0
+        self._live: dict[int, Buffer] = {}
+        self._leaving: list[Buffer] = []  # freed, but tasks on streams may still touch them
+
+    def add(self, buffer: Buffer) -> list[Buffer]:
+        """Take the memory; returns the freed buffers whose last tasks it has to wait for."""
+        reused: list[Buffer] = []
+        while self.used_bytes + buffer.bytes > self.capacity_bytes and self._leaving:
+            oldest = self._leaving.pop(0)
+            self.used_bytes -= oldest.bytes
+            reused.append(oldest)
+        if self.used_bytes + buffer.bytes > self.capacity_bytes:
+            raise Infeasible(self._complaint(buffer))
+        self._live[id(buffer)] = buffer
+        self.used_bytes += buffer.bytes
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        return reused
+
+    def remove(self, buffer: Buffer) -> None:
+        """Mark the memory as free once the tasks issued so far have left it."""
+        if self._live.pop(id(buffer), None) is None:
+            raise MoelabError(f"buffer '{buffer.name}' is not in pool '{self.name}' (freed twice?)")
+        buffer.freed = True
+        self._leaving.append(buffer)
+
+    def settle(self) -> None:
+        """All issued tasks have ended: freed buffers are really free."""
+        self.used_bytes -= sum(buffer.bytes for buffer in self._leaving)
+        self._leaving.clear()
+
+    def _complaint(self, wanted: Buffer) -> str:
+        groups: dict[str, int] = {}
+        for buffer in self._live.values():
+            kind = buffer.name.split("[")[0]
+            groups[kind] = groups.get(kind, 0) + buffer.bytes
+        largest = sorted(groups.items(), key=lambda item: -item[1])[:3]
+        held = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in largest) or "nothing"
+        return (
+            f"pool '{self.name}' is too small: '{wanted.name}' needs {wanted.bytes / 1e9:.2f} GB "
+            f"beside {self.used_bytes / 1e9:.2f} GB in use, but the pool holds "
+            f"{self.capacity_bytes / 1e9:.2f} GB (largest holders: {held})"
+        )
+
+
+class Issuer(ABC):
+    """Takes tasks in program order; a subclass records them (simulator) or runs them (runtime).
+
+    Parameters
+    ----------
+    streams: names of the streams; each runs its tasks in issue order. At equal times the stream
+        that comes first in this list acts first.
+    capacities: bytes of each memory pool.
+    hosts: how many issuing threads there are (one per process of a multi-GPU run).
+    """
+
+    def __init__(
+        self, streams: Sequence[str], capacities: Mapping[str, int], hosts: int = 1
+    ) -> None:
+        self.streams = tuple(streams)
+        self.hosts = hosts
+        self.step = 0
+        self.host = 0
+        self.pools = {name: Pool(name, size) for name, size in capacities.items()}
+        self.count = 0
+        self._stream_id = {name: i for i, name in enumerate(self.streams)}
+        self._settled = 0  # tasks before this one have ended: every host has waited for them
+
+    def buffer(self, name: str, pool: str, bytes: float) -> Buffer:
+        """Memory by name. Raises `Infeasible` when the pool cannot hold it."""
+        if pool not in self.pools:
+            raise BadInput(f"buffer '{name}': no pool '{pool}'{suggest(pool, self.pools)}")
+        made = Buffer(name, pool, int(bytes))
+        for old in self.pools[pool].add(made):
+            _inherit(made, old)
+        return made
+
+    def free(self, buffer: Buffer) -> None:
+        """Give the memory back; whoever gets it next waits for the tasks that still use it."""
+        self.pools[buffer.pool].remove(buffer)
+
+    def task(
+        self,
+        op: str,
+        stream: str,
+        reads: Sequence[Buffer] = (),
+        writes: Sequence[Buffer] = (),
+        work: Work = NOTHING,
+        layer: int = -1,
+        micro_batch: int = -1,
+    ) -> Task:
+        """Issue one task; its dependencies follow from what it reads and writes."""
+        try:
+            stream_id = self._stream_id[stream]
+        except KeyError:
+            raise BadInput(
+                f"task '{op}': no stream '{stream}'{suggest(stream, self.streams)}"
+            ) from None
+        after: dict[int, int] = {}
+        for buffer in reads:
+            _after_writer(after, buffer, stream_id)
+        for buffer in writes:
+            _after_writer(after, buffer, stream_id)
+            for other, index in buffer._readers.items():
+                if other != stream_id and index > after.get(other, -1):
+                    after[other] = index
+        index = self.count
+        self.count = index + 1
+        for buffer in reads:
+            buffer._readers[stream_id] = index
+        for buffer in writes:
+            buffer._writer = (stream_id, index)
+            buffer._readers = {}
+        settled = self._settled
+        dependencies = [i for i in after.values() if i >= settled]
+        task = Task(index, op, stream, layer, micro_batch, self.step)
+        self._issue(task, stream_id, dependencies, work)
+        return task
+
+    def wait(self, task: Task) -> None:
+        """Block the issuing thread until the task has ended."""
+        self._wait((task.number,), every_host=False)
+
+    def barrier(self, streams: Sequence[str] | None = None) -> None:
+        """Block the issuing thread until all tasks issued so far on `streams` have ended.
+
+        Without `streams`: every issuing thread waits for all of them, and the node is idle.
+        """
+        names = self.streams if streams is None else streams
+        last = self._last_tasks(tuple(self._stream_id[name] for name in names))
+        self._wait(last, every_host=streams is None)
+        if streams is None:
+            self._settled = self.count
+            for pool in self.pools.values():
+                pool.settle()
+
+    def routing(self, gate: Task) -> NDArray[np.int64]:
+        """Expert ids that the gate chose, shape (tokens, top_k); blocks until the gate has run."""
+        self.wait(gate)
+        return self._routing(gate)
+
+    @property
+    def peak_bytes(self) -> dict[str, int]:
+        """Largest use of each pool so far, in bytes."""
+        return {name: pool.peak_bytes for name, pool in self.pools.items()}
+
+    @abstractmethod
+    def _issue(self, task: Task, stream_id: int, dependencies: list[int], work: Work) -> None: ...
+
+    @abstractmethod
+    def _wait(self, tasks: tuple[int, ...], every_host: bool) -> None: ...
+
+    @abstractmethod
+    def _last_tasks(self, stream_ids: tuple[int, ...]) -> tuple[int, ...]: ...
+
+    @abstractmethod
+    def _routing(self, gate: Task) -> NDArray[np.int64]: ...
+
+
+def _after_writer(after: dict[int, int], buffer: Buffer, stream_id: int) -> None:
+    writer = buffer._writer
+    if writer is not None and writer[0] != stream_id and writer[1] > after.get(writer[0], -1):
+        after[writer[0]] = writer[1]
+
+
+def _inherit(made: Buffer, old: Buffer) -> None:
+    """The first writer of reused memory waits for the last users of the old buffer."""
+    accesses = dict(old._readers)
+    if old._writer is not None:
+        stream, index = old._writer
+        accesses[stream] = max(index, accesses.get(stream, -1))
+    for stream, index in accesses.items():
+        made._readers[stream] = max(index, made._readers.get(stream, -1))

@@ -1,0 +1,320 @@
+"""The work of every operation, from the model and its operands, once for all schedules.
+
+Counting rules, per token and matrix of p parameters: 2 p flops (multiply and add); a weight
+matrix is read once per call, whatever the number of tokens; activations are read and written once
+at the boundary of an operation. Bytes per element follow the model's dtype.
+
+By hand, Mixtral 8x7B in float16, one layer, decode of 36 sequences (h = 4096, 8 experts of
+3 x 4096 x 14336, top-2, 32 query and 8 KV heads of 128):
+expert weights 8 x 3 x 4096 x 14336 x 2 B = 2.819e9 B, all eight touched by 72 choices;
+expert flops 36 x 2 x 2 x 3 x 4096 x 14336 = 25.4e9;
+KV of one token 2 x 8 x 128 x 2 B = 4096 B; attention 4 x 32 x 128 = 16384 flops per pair.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from schedules.batching import MicroBatch
+from schedules.model import LayerSpec, ModelSpec
+from schedules.routing import Routing
+from schedules.task import Work
+
+# Kernel launches of an eager PyTorch implementation, counted from its operations:
+CALLS = {
+    "embedding": 1,
+    "qkv": 7,  # norm, q, k, v, two rotations, pack
+    "attention": 3,  # append to the cache, attention, reshape
+    "out": 2,  # output projection, residual
+    "router": 4,  # norm, gate, softmax, top-k
+    "experts": 6,  # sort by expert, two grouped GEMMs, activation, combine, residual
+    "per_expert": 6,  # select, three GEMMs (or two), activation, scatter: for each touched expert
+    "dense": 5,  # two or three GEMMs, activation, residual
+    "head": 3,  # norm, projection, argmax
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """Which kernels the published implementation of a schedule runs.
+
+    Parameters
+    ----------
+    experts: `fused` is one grouped GEMM over all experts (class `experts` of the hardware),
+        `loop` is one dense GEMM per touched expert (class `gemm`).
+    cpu_attention: `native` reads each cached element once, in the model's dtype; `torch` first
+        converts keys and values to float32, repeated for every query head, as FlexGen does.
+    logits: in prefill, of the `last` position or of `all` positions, as Hugging Face models do.
+    tile_rows: a fused expert kernel computes in tiles of this many tokens, so each touched
+        expert's tokens are padded to a multiple (64 in Triton's fused MoE kernel of 2024, as used
+        by MoE-Lightning and its FlexGen port). It costs flops, not bytes.
+    """
+
+    experts: Literal["fused", "loop"] = "fused"
+    cpu_attention: Literal["native", "torch"] = "native"
+    logits: Literal["last", "all"] = "last"
+    tile_rows: int = 64
+
+
+class LayerWork:
+    """Work of the operations of one model on one of `gpus` tensor-parallel GPUs.
+
+    Weights, heads and experts' widths are split evenly over the GPUs; hidden states are not.
+    `cpu_share` is the share of the CPU's cores that serves this GPU's process.
+    Results are cached: equal operands give the same `Work` object.
+    """
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        routing: Routing,
+        kernels: Kernels,
+        gpus: int = 1,
+        cpu_share: float = 1.0,
+    ) -> None:
+        self.model = model
+        self.routing = routing
+        self.kernels = kernels
+        self.gpus = gpus
+        self.cpu_share = cpu_share
+        self.b = model.bytes_per_parameter
+        self.copy = lru_cache(maxsize=None)(self._copy)
+        self.qkv = lru_cache(maxsize=None)(self._qkv)
+        self.ffn = lru_cache(maxsize=None)(self._ffn)
+        self.out_projection = lru_cache(maxsize=None)(self._out_projection)
+        self.post_attention = lru_cache(maxsize=None)(self._post_attention)
+        self._memo: dict[tuple[object, ...], Work] = {}
+        self._joined: list[list[Work]] = []
+
+    # -- sizes, in bytes on one GPU -------------------------------------------------------------
+
+    def attention_bytes(self, layer: LayerSpec) -> float:
+        """Attention weights, with router, norms and shared experts: what CGOPipe keeps resident."""
+        return (layer.parameters - layer.expert_pool_parameters) * self.b / self.gpus
+
+    def expert_bytes(self, layer: LayerSpec) -> float:
+        """Weights of all routed experts of a layer (the whole FFN where it is dense)."""
+        return layer.expert_pool_parameters * self.b / self.gpus
+
+    def layer_bytes(self, layer: LayerSpec) -> float:
+        """All weights of a layer."""
+        return layer.parameters * self.b / self.gpus
+
+    def embedding_bytes(self) -> float:
+        """Token and position embeddings and the output head, each stored once."""
+        m = self.model
+        return (m.embedding_parameters + m.head_parameters) * self.b / self.gpus
+
+    def kv_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Cached keys and values of `tokens` tokens."""
+        return tokens * layer.kv_size * self.b / self.gpus
+
+    def hidden_bytes(self, tokens: float) -> float:
+        """Hidden states of `tokens` tokens."""
+        return tokens * self.model.hidden_size * self.b
+
+    def qkv_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Queries, keys and values of `tokens` tokens."""
+        return tokens * layer.qkv_size * self.b / self.gpus
+
+    def attended_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Attention outputs of `tokens` tokens, before the output projection."""
+        return tokens * layer.query_size * self.b / self.gpus
+
+    def workspace_bytes(self, layer: LayerSpec, tokens: float, sequences: float) -> float:
+        """Activations alive at the widest point of a layer, or of the output head.
+
+        A fused expert kernel holds, for each token and chosen expert, the gate and up projections,
+        their product and the output; a loop over experts holds one expert's share of the tokens
+        at a time, here counted as one choice of each token. Logits are held in the model's dtype
+        and in float32.
+        """
+        m, gpus = self.model, self.gpus
+        choices = layer.top_k if self.kernels.experts == "fused" else 1
+        ffn = choices * (layer.ffn_matrices * layer.ffn_size / gpus + m.hidden_size) * self.b
+        core = (layer.qkv_size + layer.query_size) / gpus * self.b
+        rows = tokens if self.kernels.logits == "all" else sequences
+        logits = rows * m.vocab_size * (self.b + 4) / gpus
+        return max(tokens * max(ffn, core), logits) + 2 * self.hidden_bytes(tokens)
+
+    # -- operations on the GPU ------------------------------------------------------------------
+
+    def embedding(self, tokens: float) -> Work:
+        """Look up the embeddings of `tokens` tokens."""
+        moved = 2 * self.hidden_bytes(tokens)
+        return self._gpu("embedding", {}, moved, CALLS["embedding"])
+
+    def head(self, rows: float) -> Work:
+        """Final norm, output projection and choice of the next token for `rows` positions."""
+        matrix = self.model.vocab_size * self.model.hidden_size / self.gpus
+        moved = matrix * self.b + self.hidden_bytes(rows)
+        return self._gpu("head", {"gemm": 2 * rows * matrix}, moved, CALLS["head"])
+
+    def _qkv(self, layer: LayerSpec, tokens: float) -> Work:
+        """Norm, query, key and value projections and rotary embedding: the paper's PreAttn."""
+        p = self._decode_attention_parameters(layer) - self._out_parameters(layer)
+        moved = p / self.gpus * self.b + self.hidden_bytes(tokens) + self.qkv_bytes(layer, tokens)
+        return self._gpu("qkv", {"gemm": 2 * tokens * p / self.gpus}, moved, CALLS["qkv"])
+
+    def _out_projection(self, layer: LayerSpec, tokens: float) -> Work:
+        """Output projection of the attention and the residual."""
+        p = self._out_parameters(layer)
+        moved = p / self.gpus * self.b + self.attended_bytes(layer, tokens)
+        moved += 2 * self.hidden_bytes(tokens)
+        return self._gpu("out", {"gemm": 2 * tokens * p / self.gpus}, moved, CALLS["out"])
+
+    def _ffn(self, layer: LayerSpec, tokens: float) -> Work:
+        """Norm, router, experts and shared experts, or the dense FFN."""
+        b, gpus, h = self.b, self.gpus, self.model.hidden_size
+        distinct = self.routing.expected_distinct(tokens, layer.n_experts, layer.top_k)
+        every_token = layer.router_parameters + layer.shared_parameters
+        weights = distinct * layer.expert_parameters + every_token + layer.ffn_norm_parameters
+        inner = layer.top_k * (2 * h + layer.ffn_matrices * layer.ffn_size / gpus)
+        moved = weights / gpus * b + tokens * (2 * h + inner) * b
+        routed = 2 * tokens * layer.top_k * layer.expert_parameters / gpus
+        shared = 2 * tokens * every_token / gpus
+        if not layer.is_moe:
+            return self._gpu("ffn", {"gemm": routed + shared}, moved, CALLS["dense"])
+        if self.kernels.experts == "fused":
+            rows = self.routing.expected_rows(
+                tokens, layer.n_experts, layer.top_k, self.kernels.tile_rows
+            )
+            flops = {"gemm": shared, "experts": 2 * rows * layer.expert_parameters / gpus}
+            return self._gpu("ffn", flops, moved, CALLS["router"] + CALLS["experts"])
+        calls = CALLS["router"] + CALLS["per_expert"] * max(1, round(distinct))
+        return self._gpu("ffn", {"gemm": routed + shared}, moved, calls)
+
+    def gpu_attention(self, layer: LayerSpec, sequences: float, context: float) -> Work:
+        """Decode attention on the GPU: `context` tokens cached, summed over the sequences."""
+        moved = self.kv_bytes(layer, context) + self.qkv_bytes(layer, sequences)
+        moved += self.attended_bytes(layer, sequences)
+        flops = {"attention": layer.attention_flops_per_pair * context / self.gpus}
+        return self._gpu("attention", flops, moved, CALLS["attention"])
+
+    def prefill_attention(self, layer: LayerSpec, batch: MicroBatch) -> Work:
+        """Attention of whole prompts, causal (half of the pairs) except in an encoder."""
+        pairs = batch.sum_of_squares * (1.0 if layer.stack == "encoder" else 0.5)
+        tokens = batch.prompt_tokens
+        moved = self.qkv_bytes(layer, tokens) + self.attended_bytes(layer, tokens)
+        flops = {"attention": layer.prefill_flops_per_pair * pairs / self.gpus}
+        return self._gpu("attention", flops, moved, CALLS["attention"])
+
+    def cross_keys(self, tokens: float) -> Work:
+        """Cross-attention keys and values of all decoder layers, once per prompt (T5)."""
+        layers = [la for la in self.model.decoder_layers if la.cross_attention]
+        p = sum(la.kv_size * self.model.hidden_size for la in layers) / self.gpus
+        kv = sum(self.kv_bytes(la, tokens) for la in layers)
+        moved = p * self.b + kv + self.hidden_bytes(tokens)
+        return self._gpu("cross", {"gemm": 2 * tokens * p}, moved, 2 * len(layers))
+
+    # -- operations on the CPU, copies ----------------------------------------------------------
+
+    def cpu_attention(self, layer: LayerSpec, sequences: float, context: float) -> Work:
+        """Decode attention on the CPU: `context` tokens cached, summed over the sequences.
+
+        Native: each cached byte is read once. torch: each element is read in the model's dtype (b
+        bytes), written and read again in float32 (4 + 4), and, when g > 1 query heads share it,
+        written and read once more for each of them (2 x 4 g): 42 bytes instead of 2 for Mixtral
+        (g = 4, b = 2), 10 instead of 2 for OPT (g = 1).
+        """
+        kv = self.kv_bytes(layer, context)
+        dtype = self.model.dtype
+        if self.kernels.cpu_attention == "torch":
+            g = layer.query_heads_per_kv_head
+            kv *= (self.b + 8 + (8 * g if g > 1 else 0)) / self.b
+            dtype = "float32"
+        moved = kv + self.qkv_bytes(layer, sequences) + self.attended_bytes(layer, sequences)
+        flops = layer.attention_flops_per_pair * context / self.gpus
+        return self._keep(
+            ("cpu", dtype, flops, moved),
+            Work(
+                device="cpu",
+                dtype=dtype,
+                flops={"attention": flops},
+                bytes={"cpu": moved},
+                calls=1,
+                share=self.cpu_share,
+            ),
+        )
+
+    def _copy(self, link: str, size_bytes: float) -> Work:
+        """One copy over a link; both ends' memories are touched."""
+        ends = _ENDS.get(link.removesuffix("_pageable"), {})
+        touched = {memory: times * size_bytes for memory, times in ends.items()}
+        return Work(
+            device="link",
+            dtype=self.model.dtype,
+            bytes=touched,
+            link_bytes={link: size_bytes},
+            calls=1,
+        )
+
+    # -- whole layers ---------------------------------------------------------------------------
+
+    def decode_core(self, layer: LayerSpec, sequences: float, context: float) -> Work:
+        """Projections and attention of one decode layer, all of it on the GPU."""
+        attention = self.gpu_attention(layer, sequences, context)
+        return self.join(self.qkv(layer, sequences), attention)
+
+    def _post_attention(self, layer: LayerSpec, tokens: float) -> Work:
+        """Output projection and FFN: the paper's PostAttn."""
+        return self.join(self.out_projection(layer, tokens), self.ffn(layer, tokens))
+
+    def prefill_core(self, layer: LayerSpec, batch: MicroBatch) -> Work:
+        """Projections and attention of one prefill layer."""
+        tokens = batch.prompt_tokens
+        return self.join(self.qkv(layer, tokens), self.prefill_attention(layer, batch))
+
+    def end_of_prefill(self, batch: MicroBatch) -> Work:
+        """What follows the last prefill layer: the first token, or the decoder's cross-attention."""
+        if self.model.is_encoder_decoder:
+            return self.cross_keys(batch.prompt_tokens)
+        every = self.kernels.logits == "all"
+        return self.head(batch.prompt_tokens if every else batch.size)
+
+    def join(self, first: Work, *others: Work | None) -> Work:
+        """Operations that run as one task; the same operands give the same `Work` object."""
+        parts = [first, *(other for other in others if other is not None)]
+        if len(parts) == 1:
+            return first
+        key = ("join", *(id(part) for part in parts))
+        if key not in self._memo:
+            self._joined.append(parts)  # keeps the parts alive, so their ids stay theirs
+            self._memo[key] = sum(parts[1:], start=first)
+        return self._memo[key]
+
+    # -- helpers --------------------------------------------------------------------------------
+
+    def _out_parameters(self, layer: LayerSpec) -> float:
+        return layer.query_size * self.model.hidden_size * (2 if layer.cross_attention else 1)
+
+    def _decode_attention_parameters(self, layer: LayerSpec) -> float:
+        """Cross-attention keys and values are projected once per prompt, not per token."""
+        once = layer.kv_size * self.model.hidden_size if layer.cross_attention else 0
+        return layer.attention_parameters - once
+
+    def _gpu(self, op: str, flops: Mapping[str, float], moved: float, calls: int) -> Work:
+        key = ("gpu", op, *sorted(flops.items()), moved, calls)
+        if key not in self._memo:
+            self._memo[key] = Work(
+                device="gpu",
+                dtype=self.model.dtype,
+                flops=dict(flops),
+                bytes={"gpu": moved},
+                calls=calls,
+            )
+        return self._memo[key]
+
+    def _keep(self, key: tuple[object, ...], work: Work) -> Work:
+        return self._memo.setdefault(key, work)
+
+
+# How often each byte of a copy touches a memory.
+_ENDS = {
+    "h2d": {"cpu": 1, "gpu": 1},
+    "d2h": {"cpu": 1, "gpu": 1},
+    "pin": {"cpu": 2},
+    "peer": {"gpu": 2},
+    "disk": {"disk": 1, "cpu": 1},
+}

@@ -1,0 +1,121 @@
+"""Weights that live in host memory and visit the GPU, double-buffered, in pages or as a block."""
+
+from collections.abc import Callable
+
+from schedules.model import LayerSpec
+from schedules.node import GpuNames, Node
+from schedules.task import Buffer
+from schedules.tensor_parallel import PerGpu
+
+SLOTS = 2  # layers in the GPU's weight buffer: the one that runs and the one that comes
+
+
+class StreamedWeights:
+    """The streamed part of every layer's weights.
+
+    Parameters
+    ----------
+    part: bytes of a layer, on one GPU, that may be streamed.
+    kept: share of them that stays on the GPU for good, the same in every layer.
+    pages: pieces into which the streamed part of a layer is cut.
+
+    staged: pageable weights pass through pinned staging of one layer (`pin`, then `load`);
+        otherwise the driver stages them itself, at the slower rate of a pageable copy.
+
+    Page-locked host memory needs no staging, and `pin` does nothing.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        part: Callable[[LayerSpec], float],
+        kept: float = 0.0,
+        pages: int = 1,
+        staged: bool = True,
+    ) -> None:
+        self.node = node
+        self.kept = kept
+        self.pages = pages
+        self.part = part
+        layers = node.all_layers
+        largest = max(self.streamed(spec) for spec in layers)
+        for gpu in node.gpus:
+            node.on_gpu(gpu, "static weights", sum(part(spec) * kept for spec in layers))
+        self.slots = {
+            gpu: [
+                [node.on_gpu(gpu, f"weights[{s},{p}]", largest / pages) for p in range(pages)]
+                for s in range(SLOTS)
+            ]
+            for gpu in node.gpus
+        }
+        self.home = {
+            spec: node.on_host(
+                f"host weights[{spec.stack} {spec.index}]",
+                self.streamed(spec) * len(node.gpus),
+                node.pinned,
+            )
+            for spec in layers
+        }
+        self.staging: dict[GpuNames, list[Buffer]] = {}
+        if staged and not node.pinned:
+            self.staging = {
+                gpu: [node.on_host(f"staging[{p}]", largest / pages, True) for p in range(pages)]
+                for gpu in node.gpus
+            }
+
+    def streamed(self, layer: LayerSpec) -> float:
+        """Bytes of a layer that travel to one GPU in each pass."""
+        return self.part(layer) * (1 - self.kept)
+
+    def resident(self, gpu: GpuNames, layer: int) -> list[Buffer]:
+        """The buffers that hold the weights of layer `layer` of this pass."""
+        return self.slots[gpu][(self.node.base + layer) % SLOTS] if self.kept < 1 else []
+
+    def on_gpus(self, layer: int) -> PerGpu:
+        """`resident` for every GPU."""
+        return {gpu: self.resident(gpu, layer) for gpu in self.node.gpus}
+
+    def pin(self, layer: int, page: int | None = None) -> None:
+        """Copy a page, or the whole block, of a layer from pageable memory into staging."""
+        spec = self.node.spec(layer)
+        if self.node.pinned or not self.streamed(spec):
+            return
+        for gpu in self.node.each_gpu():
+            self.node.issuer.task(
+                "pin_weights",
+                "pin",
+                reads=[self.home[spec]],
+                writes=self._some(self.staging[gpu], page),
+                work=self.node.work.copy("pin", self._bytes(spec, page)),
+                layer=spec.index,
+                micro_batch=-1 if page is None else page,
+            )
+
+    def load(self, layer: int, page: int | None = None, direct: bool = False) -> None:
+        """Copy a page, or the whole block, of a layer to the GPU's weight buffer.
+
+        `direct` goes past the staging, straight from host memory.
+        """
+        spec = self.node.spec(layer)
+        if not self.streamed(spec):
+            return
+        unstaged = direct or not self.staging
+        link = "h2d_pageable" if unstaged and not self.node.pinned else "h2d"
+        for gpu in self.node.each_gpu():
+            source = [self.home[spec]] if unstaged else self._some(self.staging[gpu], page)
+            self.node.issuer.task(
+                "load_weights",
+                gpu.h2d,
+                reads=source,
+                writes=self._some(self.resident(gpu, layer), page),
+                work=self.node.work.copy(link, self._bytes(spec, page)),
+                layer=spec.index,
+                micro_batch=-1 if page is None else page,
+            )
+
+    def _bytes(self, spec: LayerSpec, page: int | None) -> float:
+        return self.streamed(spec) / (1 if page is None else self.pages)
+
+    @staticmethod
+    def _some(buffers: list[Buffer], page: int | None) -> list[Buffer]:
+        return buffers if page is None else [buffers[page]]

@@ -1,0 +1,101 @@
+"""Hardware by name or file: devices, memories and links, each with a peak and a sustained rate.
+
+Presets are the TOML files in `presets/hardware`. A file may say `based_on = "gcp-t4-24c"` and give
+only what differs: tables are merged key by key, but a table that has a `source` (a rate, an amount)
+is replaced as a whole, so that no number keeps the source of another.
+"""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from schedules.errors import BadInput, suggest
+from schedules.length_files import read_text
+from sim.hardware_model import Hardware
+from sim.hardware_parts import Amount, Cpu, Flag, Gpu, Host, Rate, first_of
+
+__all__ = [
+    "Amount",
+    "Cpu",
+    "Flag",
+    "Gpu",
+    "Hardware",
+    "Host",
+    "Rate",
+    "hardware_names",
+    "load_hardware",
+]
+
+
+def hardware_names() -> tuple[str, ...]:
+    """Names of the presets, in alphabetical order."""
+    names = (entry.name for entry in _folder().iterdir())
+    return tuple(sorted(name[:-5] for name in names if name.endswith(".toml")))
+
+
+def load_hardware(name_or_path: str | Path) -> Hardware:
+    """The preset of this name, or the hardware described in this TOML file.
+
+    Raises `BadInput`, with file, key, value and what would be right, for an unknown name, a missing
+    file, malformed TOML or an impossible value.
+
+    >>> load_hardware("gcp-t4")
+    Traceback (most recent call last):
+    ...
+    schedules.errors.BadInput: no hardware is named 'gcp-t4', did you mean ...?
+    """
+    name = str(name_or_path)
+    if isinstance(name_or_path, str) and name in hardware_names():
+        fields = _preset(name)
+    elif isinstance(name_or_path, Path) or name.endswith(".toml") or len(Path(name).parts) > 1:
+        fields = _complete(_parsed(read_text(Path(name)), name), name)
+    else:
+        raise BadInput(f"no hardware is named '{name}'{suggest(name, hardware_names())}")
+    try:
+        return Hardware.model_validate(fields)
+    except ValidationError as error:
+        raise BadInput(f"hardware {name}: {first_of(error)}") from None
+
+
+def _folder() -> Any:
+    return resources.files("sim") / "presets" / "hardware"
+
+
+def _preset(name: str) -> dict[str, Any]:
+    text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    return _complete(_parsed(text, name), name)
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"hardware {where} is not TOML: {error}") from None
+
+
+def _complete(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a file on top of those of the preset it is based on; its name is its own."""
+    if "based_on" not in fields:
+        return fields
+    base, known = fields.pop("based_on"), hardware_names()
+    if base not in known:
+        raise BadInput(
+            f"hardware {where}: based_on is '{base}', which is no preset{suggest(str(base), known)}"
+        )
+    inherited = _preset(base)
+    del inherited["name"], inherited["description"]
+    return _merged(inherited, fields)
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, new in change.items():
+        old = base.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and "source" not in {**old, **new}:
+            merged[key] = _merged(old, new)
+        else:
+            merged[key] = new
+    return merged
