@@ -42,9 +42,12 @@ def series_of(timeline: Timeline) -> list[Series]:
     lanes = {stream: lane for lane, stream in enumerate(used_streams(timeline))}
     frame = timeline.frame[timeline.frame["end_s"] > timeline.frame["start_s"]]
     frame = frame.sort_values("start_s", kind="stable")
-    groups = frame.groupby(["stream", "op"], sort=True)
-    found = [Series(op, stream, lanes[stream], tasks) for (stream, op), tasks in groups]
-    return sorted(found, key=lambda series: (series.lane, series.op))
+    found = []
+    for stream, lane in lanes.items():
+        own = frame[frame["stream"] == stream]
+        for op in sorted(own["op"].unique()):
+            found.append(Series(op, stream, lane, own[own["op"] == op]))
+    return found
 
 
 def within(tasks: pd.DataFrame, window: tuple[float, float]) -> pd.DataFrame:

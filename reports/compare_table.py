@@ -16,7 +16,7 @@ HEADERS = (
     ("Makespan /<br>lower bound", ""),
     ("Busiest<br>stream", ""),
     ("Peak GPU memory<br>of capacity", ""),
-    (f"Batch<br>N {units.TIMES} \N{GREEK SMALL LETTER MU}", ""),
+    ("Batch N /<br>micro-batch \N{GREEK SMALL LETTER MU}", ""),
 )
 
 TIMES_S = ("prefill_s", "decode_s", "ttft_s", "tpot_s")
@@ -34,7 +34,9 @@ def provenance_html(results: Sequence[Result]) -> str:
     """Version, seed and presets that all results share, then what each one has of its own."""
     origins = [_origin(result) for result in results]
     known = [origin for origin in origins if origin]
-    shared = {k: v for k, v in known[0].items() if all(o.get(k) == v for o in known)} if known else {}
+    shared = (
+        {k: v for k, v in known[0].items() if all(o.get(k) == v for o in known)} if known else {}
+    )
     headers = [(name, "text") for name in ("Schedule", "Policy", "Own settings")]
     rows = []
     for result, origin in zip(results, origins, strict=True):

@@ -96,10 +96,13 @@ def hover_columns(tasks: pd.DataFrame) -> Numbers:
 
 
 def labels(tasks: pd.DataFrame, view_s: float) -> list[str]:
-    """What is written in a bar: the micro-batch, else `L` and the layer; nothing in a narrow one."""
+    """What is written in a bar: its micro-batch, else `L` and its layer; narrow ones stay empty."""
     characters = (tasks["end_s"] - tasks["start_s"]) / (LABEL * view_s)
     rows = zip(characters, tasks["micro_batch"], tasks["layer"], strict=True)
-    words = ((room, str(mb) if mb >= 0 else f"L{layer}" if layer >= 0 else "") for room, mb, layer in rows)
+    words = (
+        (room, str(mb) if mb >= 0 else f"L{layer}" if layer >= 0 else "")
+        for room, mb, layer in rows
+    )
     return [word if max(2, len(word)) <= room else "" for room, word in words]
 
 

@@ -41,8 +41,10 @@ def op_colours(timelines: Sequence[Timeline]) -> dict[str, str]:
     """
     streams = list(dict.fromkeys(s for timeline in timelines for s in timeline.streams))
     rows = pd.concat([timeline.frame for timeline in timelines])
-    rows = rows.assign(busy_s=rows["end_s"] - rows["start_s"], lane=rows["stream"].map(streams.index))
-    busy = rows.groupby(["op", "lane"], as_index=False)["busy_s"].sum()
+    rows = rows.assign(
+        busy_s=rows["end_s"] - rows["start_s"], lane=rows["stream"].map(streams.index)
+    )
+    busy = rows.groupby(["op", "lane"])["busy_s"].sum().reset_index()
     busy = busy.sort_values(["busy_s", "op", "lane"], ascending=[False, True, True])
     home = busy.drop_duplicates("op")  # the lane where an op spends most of its time
     rank = {op: i for i, op in enumerate(home["op"])}

@@ -52,7 +52,11 @@ def headline(results: Sequence[Result]) -> str:
     """
     ranked = feasible(results)
     if not ranked:
-        return f"None of the {len(results)} schedules fits." if len(results) > 1 else "It does not fit."
+        return (
+            f"None of the {len(results)} schedules fits."
+            if len(results) > 1
+            else "It does not fit."
+        )
     best, *others = ranked
     speed = f"{significant(best['throughput_tok_s'])} tokens/s"
     if not others:
@@ -79,7 +83,9 @@ def reason(results: Sequence[Result]) -> str:
 
 def _lead(best: Result, other: Result) -> str:
     lead = best["throughput_tok_s"] / other["throughput_tok_s"]
-    return f"{ratio(lead)} {other['schedule']}" if lead >= TIE else f"level with {other['schedule']}"
+    return (
+        f"{ratio(lead)} {other['schedule']}" if lead >= TIE else f"level with {other['schedule']}"
+    )
 
 
 def _its_busiest(result: Result) -> str:

@@ -69,7 +69,11 @@ def stacked_figure(
 
 def views(timeline: Timeline, window: Window, origin_s: float = 0.0) -> dict[str, Window]:
     """The parts of the axis that buttons show, by label; the axis is 0 at `origin_s`."""
-    parts = {"Steady state": window, "One step": steady_step(timeline), "Whole run": whole(timeline)}
+    parts = {
+        "Steady state": window,
+        "One step": steady_step(timeline),
+        "Whole run": whole(timeline),
+    }
     return {name: (start - origin_s, end - origin_s) for name, (start, end) in parts.items()}
 
 
@@ -79,8 +83,8 @@ def notes(panels: Sequence[Panel], zooming: bool = False) -> list[str]:
     `zooming`: the page draws anew what is in view, at the grain that suits it.
     """
     parts = [
-        "Numbers in bars are micro-batches, L and a number is a layer. Per cent: share of the middle "
-        "decode step for which the stream works."
+        "Numbers in bars are micro-batches, L and a number is a layer.",
+        "Per cent: share of the middle decode step for which the stream works.",
     ]
     total = sum(len(p.timeline.frame) for p in panels)
     single = sum(len(p.timeline.window(*p.detail).frame) for p in panels)
@@ -88,8 +92,8 @@ def notes(panels: Sequence[Panel], zooming: bool = False) -> list[str]:
     if single < total:
         start = "From afar, and beyond" if zooming else "Beyond"
         parts.append(
-            f"{start} the {single:,} of {total:,} tasks around the opening view that are held one by "
-            f"one, {afar}."
+            f"{start} the {single:,} of {total:,} tasks around the opening view, which are held one "
+            f"by one, {afar}."
         )
     elif zooming:
         parts.append(f"From afar, {afar}.")
@@ -151,7 +155,14 @@ def _lane_axis(timeline: Timeline, domain: list[float]) -> dict:
 
 
 def _title(text: str, y: float) -> dict:
-    place = {"x": 0, "y": y, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+    place = {
+        "x": 0,
+        "y": y,
+        "xref": "paper",
+        "yref": "paper",
+        "xanchor": "left",
+        "yanchor": "bottom",
+    }
     return {"text": text, "showarrow": False, "font": {"size": 14, "color": INK}, **place}
 
 
@@ -188,7 +199,13 @@ def _layout(total: int, panels: int, views: Mapping[str, Window]) -> dict:
             "bordercolor": FAINT,
             "font": {"family": FONT, "color": INK},
         },
-        "legend": {"orientation": "h", "x": 0, "y": -40 / total, "yanchor": "top", "traceorder": "normal"},
+        "legend": {
+            "orientation": "h",
+            "x": 0,
+            "y": -40 / total,
+            "yanchor": "top",
+            "traceorder": "normal",
+        },
         "updatemenus": [menu],
     }
 

@@ -68,14 +68,14 @@ def ratio(value: float) -> str:
 
 
 def batch_size(policy: Mapping[str, object]) -> str:
-    """Batch and micro-batch size in sequences, as N x mu.
+    """Batch and micro-batch size in sequences, as N / mu.
 
     >>> batch_size({"N": 504, "mu": 36}), batch_size({})
-    ('504 × 36', '–')
+    ('504 / 36', '–')
     """
     if "N" not in policy or "mu" not in policy:
         return DASH
-    return f"{policy['N']} {TIMES} {policy['mu']}"
+    return f"{policy['N']} / {policy['mu']}"
 
 
 def settings(values: Mapping[str, object]) -> str:

@@ -267,7 +267,7 @@ class LayerWork:
         return self.join(self.qkv(layer, tokens), self.prefill_attention(layer, batch))
 
     def end_of_prefill(self, batch: MicroBatch) -> Work:
-        """What follows the last prefill layer: the first token, or the decoder's cross-attention."""
+        """What follows the last prefill layer: the first token, or cross-attention's keys."""
         if self.model.is_encoder_decoder:
             return self.cross_keys(batch.prompt_tokens)
         every = self.kernels.logits == "all"

@@ -113,7 +113,7 @@ class _Engine:
         return Run(np.array(self.start), end, float(self.env.now), self.issuing_s)
 
     def _program(self, host: int) -> list[int | Wait]:
-        """What one issuing thread does, in order: tasks, and waits before the task at their place."""
+        """What one issuing thread does, in order: tasks, and waits where they stand."""
         program: list[int | Wait] = []
         waits = [w for w in self.graph.waits if w.host == host]
         place = 0

@@ -36,7 +36,7 @@ class Phase:
         streams = self.graph.streams
         busy = np.bincount(self.graph.stream, weights=self.duration_s, minlength=len(streams))
         hosts = [i for i, name in enumerate(streams) if name.startswith("host")]
-        busy[hosts] += self.run.issuing_s
+        busy[hosts] = busy[hosts] + self.run.issuing_s
         return np.array([self.run.makespan_s, *busy])
 
 

@@ -119,7 +119,7 @@ class Result:
         return 0.0 if step == 0 else self.prefill_s + float(self.step_s[: step - 1].sum())
 
     def timeline(self, steps: Iterable[int] | None = None) -> Timeline:
-        """When each task of the given phases ran; by default prefill and the first two decode steps.
+        """When each task ran; by default in prefill and the first two decode steps.
 
         Step 0 is prefill, 1.. are decode steps; times count from the start of the generation.
         """
@@ -139,8 +139,8 @@ class Result:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.schedule}: {self.throughput_tok_s:.4g} tokens/s, prefill {self.prefill_s:.4g} s,"
-            f" decode {self.decode_s:.4g} s, bound x {self.bound_ratio:.3g}>"
+            f"<{self.schedule}: {self.throughput_tok_s:.4g} tokens/s, prefill "
+            f"{self.prefill_s:.4g} s, decode {self.decode_s:.4g} s, bound x {self.bound_ratio:.3g}>"
         )
 
 

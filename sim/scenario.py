@@ -32,7 +32,7 @@ class Scenario:
     routing: Routing = field(default_factory=Routing)
 
     def gpus_for(self, kind: type[Schedule]) -> int:
-        """How many GPUs the schedule uses. Raises `BadInput` when it cannot use as many as asked."""
+        """How many GPUs the schedule uses. Raises `BadInput` when there are not as many."""
         there = self.hardware.gpu.count
         if self.gpus is not None and not 1 <= self.gpus <= there:
             raise BadInput(

@@ -63,7 +63,7 @@ class FlexGen(Schedule):
             self.exchange(parts)
 
     def zigzag(self, stage: Stage, places: Sequence[Place]) -> None:
-        """The loop of algorithm 1 over (layer, micro-batch), FlexGen's `..._overlap_multi_batch`."""
+        """The loop of algorithm 1 over layers and micro-batches (`..._overlap_multi_batch`)."""
         one = self.node.n_micro_batches == 1
         stage.load_cache(places[0])
         stage.load_hidden(places[0])

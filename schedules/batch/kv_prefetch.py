@@ -53,7 +53,7 @@ class KVPrefetch:
             node.issuer.task("store_kv", g.d2h, [self.block(g, slot)], target, work, spec.index, j)
 
     def blocks(self, slot: Slot) -> PerGpu:
-        """What the slot's layer reads and appends to: its block and the GPU's share of the cache."""
+        """What the slot's layer reads and appends to: its block and the GPU's share."""
         index = self.node.spec(slot.layer).index
         return {
             g: [self.block(g, slot), *self.cache.on_gpu(g, index, slot.micro_batch)]
