@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from reports.story import Result, bound_tok_s, busiest, feasible
-from reports.timeline_figure import FONT, GRID, INK
+from reports.timeline_layout import FONT, GRID, INK
 from reports.units import percent, plain, seconds, significant
 
 BEST, OTHER, BUSY, IDLE = "#21618c", "#9fb8c9", "#9fb8c9", "#eef1f4"

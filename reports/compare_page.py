@@ -7,8 +7,8 @@ from pathlib import Path
 from reports.compare_figures import busy_figure, throughput_figure
 from reports.compare_table import provenance_html, results_html
 from reports.files import write_text
-from reports.html import document, still, without_tasks, zoomable
 from reports.lanes import Panel, make_panel
+from reports.page import document, still, without_tasks, zoomable
 from reports.palette import op_colours
 from reports.story import Result, feasible, headline, reason
 from reports.timeline_figure import notes, stacked_figure

@@ -73,26 +73,21 @@ def outside(panel: Panel) -> list[pd.DataFrame]:
     """The shares of each series before and after the part that is drawn task by task."""
     start_s, end_s = whole(panel.timeline)
     sides = [(start_s, panel.detail[0]), (panel.detail[1], end_s)]
-    total = sum(max(0.0, b - a) for a, b in sides)
-    parts = []
-    for a, b in sides:
-        if b > a:
-            bins = max(1, round(BINS * (b - a) / total))
-            parts.append(shares(panel.series, np.linspace(a, b, bins + 1)))
-    if not parts:
-        return [pd.DataFrame(columns=["start", "length", "height", "offset", "count"])] * len(
-            panel.series
-        )
-    return [pd.concat(pair) for pair in zip(*parts, strict=True)]
+    total = sum(b - a for a, b in sides)
+    counts = [round(BINS * (b - a) / total) if b > a else 0 for a, b in sides]
+    edges = [
+        np.linspace(a, b, max(1, n) + 1) for (a, b), n in zip(sides, counts, strict=True) if b > a
+    ]
+    parts = [shares(panel.series, part) for part in edges or [np.array([start_s])]]
+    return [pd.concat(pair, ignore_index=True) for pair in zip(*parts, strict=True)]
 
 
 def hover_columns(tasks: pd.DataFrame) -> Numbers:
     """One row per task with the values of `HOVER`; rates are amounts over the duration."""
     length = (tasks["end_s"] - tasks["start_s"]).to_numpy()
-    columns = [tasks["start_s"], tasks["layer"], tasks["micro_batch"], tasks["step"], length]
-    for name in AMOUNTS:
-        columns += [tasks[name], tasks[name].to_numpy() / length]
-    return np.column_stack(columns)
+    places = tasks[["start_s", "layer", "micro_batch", "step"]].to_numpy(float)
+    amounts = [part for name in AMOUNTS for part in (tasks[name], tasks[name].to_numpy() / length)]
+    return np.column_stack([places, length, *(np.asarray(part, float) for part in amounts)])
 
 
 def labels(tasks: pd.DataFrame, view_s: float) -> list[str]:

@@ -88,7 +88,7 @@ def _table() -> Table:
     return Table(
         box=None,
         pad_edge=False,
-        padding=(0, 1),
+        padding=(0, 1, 0, 0),
         header_style="dim",
         title_justify="left",
         title_style="bold",

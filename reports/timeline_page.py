@@ -5,8 +5,8 @@ from pathlib import Path
 
 from reports import units
 from reports.files import write_text
-from reports.html import document, without_tasks, zoomable
 from reports.lanes import make_panel
+from reports.page import document, without_tasks, zoomable
 from reports.palette import op_colours
 from reports.timeline_figure import notes, stacked_figure, views
 from reports.windows import default_window, whole

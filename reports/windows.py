@@ -14,17 +14,21 @@ LAYERS = 2
 
 
 def whole(timeline: Timeline) -> Window:
-    """From the first start to the last end. Raises `BadInput` for a timeline without tasks."""
+    """From the first start to the last end.
+
+    Raises `BadInput` for a timeline without tasks that take time.
+    """
     frame = timeline.frame
-    if frame.empty:
-        raise BadInput(f"timeline '{timeline.name}' has no tasks, so there is nothing to draw")
+    if not (frame["end_s"] > frame["start_s"]).any():
+        raise BadInput(f"timeline '{timeline.name}' has no tasks that take time: nothing to draw")
     return float(frame["start_s"].min()), float(frame["end_s"].max())
 
 
 def steady_step(timeline: Timeline) -> Window:
     """The middle decode step (prefill, if nothing was decoded) on the stream that computes most."""
     rows = _leading(_middle_step(timeline.frame))
-    return float(rows["start_s"].min()), float(rows["end_s"].max())
+    start_s, end_s = float(rows["start_s"].min()), float(rows["end_s"].max())
+    return (start_s, end_s) if end_s > start_s else whole(timeline)
 
 
 def default_window(timeline: Timeline) -> Window:

@@ -45,7 +45,8 @@ class Kernels:
         `loop` is one dense GEMM per touched expert (class `gemm`).
     cpu_attention: `native` reads each cached element once, in the model's dtype; `torch` first
         converts keys and values to float32, repeated for every query head, as FlexGen does.
-    logits: in prefill, of the `last` position or of `all` positions, as Hugging Face models do.
+    logits: in prefill, of the `last` position or of `all` positions, in the model's dtype or, as
+        Hugging Face models do, in float32 beside it.
     tile_rows: a fused expert kernel computes in tiles of this many tokens, so each touched
         expert's tokens are padded to a multiple (64 in Triton's fused MoE kernel of 2024, as used
         by MoE-Lightning and its FlexGen port). It costs flops, not bytes.
@@ -53,7 +54,7 @@ class Kernels:
 
     experts: Literal["fused", "loop"] = "fused"
     cpu_attention: Literal["native", "torch"] = "native"
-    logits: Literal["last", "all"] = "last"
+    logits: Literal["last", "all", "all_float32"] = "last"
     tile_rows: int = 64
 
 
@@ -127,16 +128,18 @@ class LayerWork:
 
         A fused expert kernel holds, for each token and chosen expert, the gate and up projections,
         their product and the output; a loop over experts holds one expert's share of the tokens
-        at a time, here counted as one choice of each token. Logits are held in the model's dtype
-        and in float32.
+        at a time, here counted as one choice of each token.
         """
         m, gpus = self.model, self.gpus
         choices = layer.top_k if self.kernels.experts == "fused" else 1
-        ffn = choices * (layer.ffn_matrices * layer.ffn_size / gpus + m.hidden_size) * self.b
+        inner = 3 if layer.ffn_matrices == 3 else 1  # gate, up and product; or up, in place
+        ffn = choices * (inner * layer.ffn_size / gpus + m.hidden_size) * self.b
         core = (layer.qkv_size + layer.query_size) / gpus * self.b
-        rows = tokens if self.kernels.logits == "all" else sequences
-        logits = rows * m.vocab_size * (self.b + 4) / gpus
-        return max(tokens * max(ffn, core), logits) + 2 * self.hidden_bytes(tokens)
+        hidden = self.hidden_bytes(tokens)
+        rows = sequences if self.kernels.logits == "last" else tokens
+        logit_bytes = self.b + (4 if self.kernels.logits == "all_float32" else 0)
+        logits = rows * m.vocab_size * logit_bytes / gpus
+        return max(tokens * max(ffn, core) + 2 * hidden, logits + hidden)
 
     # -- operations on the GPU ------------------------------------------------------------------
 
@@ -270,7 +273,7 @@ class LayerWork:
         """What follows the last prefill layer: the first token, or cross-attention's keys."""
         if self.model.is_encoder_decoder:
             return self.cross_keys(batch.prompt_tokens)
-        every = self.kernels.logits == "all"
+        every = self.kernels.logits != "last"
         return self.head(batch.prompt_tokens if every else batch.size)
 
     def join(self, first: Work, *others: Work | None) -> Work:
@@ -315,6 +318,7 @@ _ENDS = {
     "h2d": {"cpu": 1, "gpu": 1},
     "d2h": {"cpu": 1, "gpu": 1},
     "pin": {"cpu": 2},
+    "pin_parallel": {"cpu": 2},
     "peer": {"gpu": 2},
     "disk": {"disk": 1, "cpu": 1},
 }

@@ -33,7 +33,7 @@ class Schedule(ABC):
     kernels: ClassVar[Kernels] = Kernels()
     knobs: ClassVar[frozenset[str]] = frozenset()
     one_batch: ClassVar[bool] = False
-    multi_gpu: ClassVar[Literal["tensor", "pipeline"] | None] = None
+    multi_gpu: ClassVar[Literal["tensor", "pipeline", "data"] | None] = None
     pinned_default: ClassVar[Literal["never", "if_it_fits"]] = "never"
 
     def __init__(self, node: Node) -> None:

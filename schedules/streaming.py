@@ -19,6 +19,7 @@ class StreamedWeights:
     kept: share of them that stays on the GPU for good, the same in every layer.
     pages: pieces into which the streamed part of a layer is cut.
 
+    shards: GPUs that each copy one share of a layer and gather the others' (data parallelism).
     staged: pageable weights pass through pinned staging of one layer (`pin`, then `load`);
         otherwise the driver stages them itself, at the slower rate of a pageable copy.
 
@@ -32,10 +33,12 @@ class StreamedWeights:
         kept: float = 0.0,
         pages: int = 1,
         staged: bool = True,
+        shards: int = 1,
     ) -> None:
         self.node = node
         self.kept = kept
         self.pages = pages
+        self.shards = shards
         self.part = part
         layers = node.all_layers
         largest = max(self.streamed(spec) for spec in layers)
@@ -51,7 +54,7 @@ class StreamedWeights:
         self.home = {
             spec: node.on_host(
                 f"host weights[{spec.stack} {spec.index}]",
-                self.streamed(spec) * len(node.gpus),
+                self.streamed(spec) * len(node.gpus) / shards,
                 node.pinned,
             )
             for spec in layers
@@ -113,8 +116,17 @@ class StreamedWeights:
                 micro_batch=-1 if page is None else page,
             )
 
+    def gather(self, layer: int) -> None:
+        """Each GPU receives the other GPUs' shares of a layer, over the same path to the host."""
+        spec = self.node.spec(layer)
+        work = self.node.work.copy("peer", self.streamed(spec) * (1 - 1 / self.shards))
+        every = [buffer for g in self.node.gpus for buffer in self.resident(g, layer)]
+        for gpu in self.node.each_gpu():
+            own = self.resident(gpu, layer)
+            self.node.issuer.task("all_gather", gpu.h2d, every, own, work, spec.index)
+
     def _bytes(self, spec: LayerSpec, page: int | None) -> float:
-        return self.streamed(spec) / (1 if page is None else self.pages)
+        return self.streamed(spec) / self.shards / (1 if page is None else self.pages)
 
     @staticmethod
     def _some(buffers: list[Buffer], page: int | None) -> list[Buffer]:

@@ -32,6 +32,7 @@ class Hardware(Part):
     gpu, cpu: the devices.
     links: bytes/s by name: `h2d` and `d2h` (pinned memory, DMA), `h2d_pageable` and `d2h_pageable`
         (staged by the driver), `pin` (one CPU thread copies pageable memory to pinned staging),
+        `pin_parallel` (the same copy by all threads of a process that does nothing else meanwhile),
         `peer` (GPU to GPU, exactly when there are several), `disk` (exactly when there is a disk).
     link_call_s: fixed seconds of one copy call.
     shared_host_link: whether several GPUs share one path to the host.

@@ -24,10 +24,17 @@ from schedules.errors import suggest
 
 Dtype = Literal["float16", "bfloat16", "float32"]
 KernelClass = Literal["gemm", "experts", "attention"]
-Link = Literal["h2d", "d2h", "h2d_pageable", "d2h_pageable", "pin", "peer", "disk"]
+Link = Literal["h2d", "d2h", "h2d_pageable", "d2h_pageable", "pin", "pin_parallel", "peer", "disk"]
 
 KERNEL_CLASSES: tuple[KernelClass, ...] = ("gemm", "experts", "attention")
-LINKS_OF_ALL: tuple[Link, ...] = ("h2d", "d2h", "h2d_pageable", "d2h_pageable", "pin")
+LINKS_OF_ALL: tuple[Link, ...] = (
+    "h2d",
+    "d2h",
+    "h2d_pageable",
+    "d2h_pageable",
+    "pin",
+    "pin_parallel",
+)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]

@@ -61,7 +61,10 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
     device = pools.pop("gpu")
     pools |= {gpu.pool: device for gpu in gpu_names(gpus)}
     issuer = RecordingIssuer(stream_names(gpus, own_cpu), pools, hosts=gpus)
-    batches = balance(scenario.workload.lengths(policy.N), policy.mu)
+    size = policy.mu if kind.multi_gpu != "data" else -(-policy.N // gpus)
+    batches = balance(scenario.workload.lengths(policy.N), size)
+    if len(batches) < gpus and kind.multi_gpu == "data":
+        raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
     pinned = policy.pinned
     if pinned is None:
         weights = sum(work.layer_bytes(s) for s in scenario.model.decoder_layers) * split

@@ -21,7 +21,7 @@ class Accelerate(Schedule):
     name = "accelerate"
     title = "weights copied on demand, module by module, nothing overlaps"
     paper = "Hugging Face accelerate, hooks.py (AlignDevicesHook)"
-    kernels = Kernels(experts="loop", logits="all")
+    kernels = Kernels(experts="loop", logits="all_float32")
     one_batch = True
 
     def __init__(self, node: Node) -> None:

@@ -1,52 +1,88 @@
 """ZeRO-Inference: all weights streamed layer by layer, everything else on the GPU."""
 
-from schedules.activations import Activations, reserve_workspace
-from schedules.cache import KVCache
+from schedules.activations import reserve_workspace
 from schedules.layer import Kernels
-from schedules.node import Node
+from schedules.node import GpuNames, Node
 from schedules.schedule import Schedule
 from schedules.streaming import StreamedWeights
-from schedules.tensor_parallel import at, merge
-from schedules.whole_layer import compute_layer, prefill_compute
+from schedules.task import Buffer, Work
 
 
 class ZeROInference(Schedule):
     """One large batch, its KV cache on the GPU, every layer's weights streamed in every pass.
 
-    The next layer's weights come while this layer computes (one layer of prefetch). Embeddings and
-    head stay on the GPU. Weights are page-locked when they fit in what can be locked. Source:
-    DeepSpeed Inference (arXiv 2207.00032), section 6 (ZeRO-Inference).
+    The next layer's weights come while this layer computes (one layer of prefetch). The embedding
+    and the head visit the GPU when they are needed. Weights are page-locked when they fit in what
+    can be locked. Source: DeepSpeed Inference (arXiv 2207.00032), section 6 (ZeRO-Inference).
+
+    Several GPUs are data-parallel: each has its share of the batch, copies its share of each
+    layer's weights from the host, and gets the others' shares over the GPUs' link before it
+    computes the whole layer.
     """
 
     name = "zero-inference"
     title = "weights streamed layer by layer, KV cache on the GPU, one batch"
     paper = "DeepSpeed Inference, arXiv 2207.00032, section 6"
-    kernels = Kernels(experts="loop", logits="all")
+    kernels = Kernels(experts="loop", logits="all_float32")
     knobs = frozenset({"pinned"})
     one_batch = True
+    multi_gpu = "data"
     pinned_default = "if_it_fits"
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
-        work = node.work
-        for g in node.gpus:
-            node.on_gpu(g, "embeddings", work.embedding_bytes())
+        work, model = node.work, node.model
+        matrix = model.vocab_size * model.hidden_size * work.b  # the embedding or the head
+        self.weights = StreamedWeights(node, work.layer_bytes, staged=False, shards=len(node.gpus))
         reserve_workspace(node)
-        self.x = Activations(node, offload=False)
-        self.weights = StreamedWeights(node, work.layer_bytes, staged=False)
-        self.cache = KVCache(node, gpu_share=1.0)
+        self.hidden: dict[GpuNames, Buffer] = {}
+        self.cache: dict[GpuNames, list[Buffer]] = {}
+        for g in node.gpus:
+            node.on_gpu(g, "embedding or head", matrix)
+            self.hidden[g] = node.on_gpu(g, "hidden", work.hidden_bytes(node.batches[g.index].size))
+            self.cache[g] = [
+                node.on_gpu(g, "KV", work.kv_bytes(spec, node.final_context(g.index)))
+                for spec in model.decoder_layers
+            ]
 
     def prefill(self) -> None:
-        self.weights.load(0)
-        for slot in self.node.slots():
-            self.weights.load(slot.layer + 1)
-            weights = self.weights.on_gpus(slot.layer)
-            filled = self.cache.filled_on_gpus(slot.layer, 0)
-            prefill_compute(self.node, slot, weights, merge(at(self.x.hidden, 0), filled))
+        self.load(0)
+        for layer, spec in enumerate(self.node.layers):
+            self.load(layer + 1)
+            for g in self.node.each_gpu():
+                batch, work = self.node.batches[g.index], self.node.work
+                before = work.embedding(batch.prompt_tokens) if layer == 0 else None
+                after = work.end_of_prefill(batch) if self.node.is_last(layer) else None
+                core = work.prefill_core(spec, batch)
+                ffn = work.post_attention(spec, batch.prompt_tokens)
+                self.compute("prefill_layer", g, layer, work.join(core, ffn, before, after))
 
     def decode_step(self) -> None:
-        for slot in self.node.slots():
-            self.weights.load(slot.layer + 1)
-            weights = self.weights.on_gpus(slot.layer)
-            blocks = self.cache.on_gpus(self.node.spec(slot.layer).index, 0)
-            compute_layer(self.node, self.x, slot, reads=weights, writes=blocks)
+        for layer, spec in enumerate(self.node.layers):
+            self.load(layer + 1)
+            for g in self.node.each_gpu():
+                size, work = self.node.batches[g.index].size, self.node.work
+                before = work.embedding(size) if layer == 0 else None
+                after = work.head(size) if self.node.is_last(layer) else None
+                core = work.decode_core(spec, size, self.node.context(g.index))
+                ffn = work.post_attention(spec, size)
+                self.compute("compute_layer", g, layer, work.join(core, ffn, before, after))
+
+    def load(self, layer: int) -> None:
+        """A layer's weights, each GPU its share, then the shares of the others."""
+        self.weights.load(layer)
+        if len(self.node.gpus) > 1:
+            self.weights.gather(layer)
+
+    def compute(self, op: str, gpu: GpuNames, layer: int, work: Work) -> None:
+        """One layer for the GPU's share of the batch."""
+        writes = [self.hidden[gpu], *self.blocks(gpu, layer)]
+        reads = self.weights.resident(gpu, layer)
+        spec = self.node.spec(layer)
+        self.node.issuer.task(op, gpu.gpu, reads, writes, work, spec.index, gpu.index)
+
+    def blocks(self, gpu: GpuNames, layer: int) -> list[Buffer]:
+        """The KV blocks that a layer of this pass appends to."""
+        if self.node.layers[layer].stack == "decoder":
+            return [self.cache[gpu][layer]]
+        return self.cache[gpu] if self.node.is_last(layer) else []

@@ -66,7 +66,7 @@ class Stage(StageMemory):
             return
         if not self.node.pinned:
             source = self.staging[kind]
-            self._copy("pin_weights", "pin", size, self.home, source, spec.index, 0)
+            self._copy("pin_weights", "pin_parallel", size, self.home, source, spec.index, 0)
         self._copy("load_weights", "h2d", size, source, self.weights[kind], spec.index, 0)
 
     def load_cache(self, place: Place | None) -> None:
@@ -80,7 +80,7 @@ class Stage(StageMemory):
         size = self.node.work.kv_bytes(spec, past) * (1 - self.node.policy.r_c)
         home = self.cache[spec.index, place.part, place.micro_batch]
         staging, block = self.kv_staging[place.number % 2], self.block(place)
-        self._copy("pin_kv", "pin", size, home, staging, spec.index, place.micro_batch)
+        self._copy("pin_kv", "pin_parallel", size, home, staging, spec.index, place.micro_batch)
         self._copy("load_kv", "h2d", size, staging, block, spec.index, place.micro_batch)
 
     def store_cache(self, place: Place | None) -> None:
@@ -232,7 +232,7 @@ class Stage(StageMemory):
     ) -> Task:
         """A copy on the stream of its link; the issuing thread itself fills pinned staging."""
         g = self.gpu
-        streams = {"pin": g.host, "h2d": g.h2d, "d2h": g.d2h}
+        streams = {"pin_parallel": g.host, "h2d": g.h2d, "d2h": g.d2h}
         work = self.node.work.copy(link, size)
         stream = streams[link.removesuffix("_pageable")]
         return self.node.issuer.task(op, stream, [source], [target], work, layer, j)

@@ -1,0 +1,217 @@
+"""The command line."""
+
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moelab import __version__, options
+from moelab.output import check_target, show, write_json
+from schedules.errors import BadInput, Infeasible, MoelabError
+
+TIMELINES = (".html", ".parquet", ".json")
+
+app = typer.Typer(
+    name="moelab",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""How Mixture-of-Experts models run on GPUs that are too small for them.
+
+moelab simulates schedules (who moves which bytes when, and what is computed meanwhile) on machines
+that you need not have, and shows where the time goes.
+
+**Start with**
+
+    moelab compare cgopipe flexgen --model mixtral-8x7b --hardware gcp-t4-24c --workload mtbench --report page.html
+
+Names come from `moelab list`; own models, machines and workloads are given by path. Exit code 2
+means that the question was wrong (one sentence says why), 1 that the run failed.
+""",
+)
+
+
+class Catalogue(StrEnum):
+    """What can be listed."""
+
+    models = "models"
+    hardware = "hardware"
+    workloads = "workloads"
+    schedules = "schedules"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moelab {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Catalogue, typer.Argument(help="Which presets to list.")],
+    json: options.JsonFile = None,
+) -> None:
+    """List the models, machines, workloads or schedules that have a name."""
+    from moelab.catalogue import entries
+    from reports.tables import catalogue_table
+
+    check_target(json)
+    found = entries(what.value)
+    show(json, catalogue_table(what.value, found))
+    write_json(json, {what.value: found})
+
+
+@app.command()
+def simulate(
+    schedule: Annotated[str, typer.Argument(help="A schedule (`moelab list schedules`).")],
+    model: options.Model,
+    hardware: options.Machine,
+    workload: options.Requests,
+    gen_len: options.GenLen = None,
+    batch: options.Batch = None,
+    micro_batch: options.MicroBatch = None,
+    policy: options.PolicyItems = None,
+    padded: options.Padded = None,
+    gpus: options.Gpus = None,
+    seed: options.Seed = 0,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(help="Write the timeline: .html (a page), .parquet (rows), .json (Perfetto)."),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Phases of the timeline: `0` is prefill, `1-3` decode steps; `all`."),
+    ] = None,
+    json: options.JsonFile = None,
+) -> None:
+    """Simulate one schedule over a whole generation: prefill and all decode steps."""
+    from moelab.timelines import parse_steps, write_timeline_file
+    from reports.tables import results_table
+    from schedules.policy import parse_assignments
+    from sim.simulate import simulate as run
+
+    check_target(json)
+    check_target(timeline, TIMELINES)
+    values = parse_assignments(policy or [])
+    result = run(
+        schedule, model, hardware, workload, gen_len, batch, micro_batch, values, padded, gpus, seed
+    )
+    if timeline is not None:
+        phases = parse_steps(steps, result.generation.steps, timeline.suffix)
+        write_timeline_file(result.timeline(phases), timeline)
+    show(json, results_table([result.to_dict()]), *_written(timeline))
+    write_json(json, result.to_dict())
+
+
+@app.command()
+def compare(
+    model: options.Model,
+    hardware: options.Machine,
+    workload: options.Requests,
+    schedules: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCHEDULE]...", help="Default: all.")
+    ] = None,
+    gen_len: options.GenLen = None,
+    batch: options.Batch = None,
+    micro_batch: options.MicroBatch = None,
+    policy: options.PolicyItems = None,
+    padded: options.Padded = None,
+    gpus: options.Gpus = None,
+    seed: options.Seed = 0,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the comparison as one page (.html) that opens offline.")
+    ] = None,
+    json: options.JsonFile = None,
+) -> None:
+    """Compare schedules on the same model, machine and workload, each with its best policy."""
+    from moelab.timelines import comparison_page
+    from reports.tables import results_table
+    from schedules.policy import parse_assignments
+    from sim.simulate import compare as run
+
+    check_target(json)
+    check_target(report, (".html",))
+    values = parse_assignments(policy or [])
+    comparison = run(
+        schedules or None,
+        model,
+        hardware,
+        workload,
+        gen_len,
+        batch,
+        micro_batch,
+        values,
+        padded,
+        gpus,
+        seed,
+    )
+    found = comparison.to_dict()
+    if report is not None:
+        comparison_page(comparison, report)
+    show(json, results_table(found["results"]), *_written(report))
+    write_json(json, found)
+
+
+@app.command()
+def validate(
+    published: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Published figures; default: those of the package."),
+    ] = None,
+    json: options.JsonFile = None,
+) -> None:
+    """Simulate published figures and print simulated, published and error."""
+    from reports.tables import validation_table
+    from sim.published import read_published
+    from sim.validate import validate as run
+
+    check_target(json)
+    rows = read_published(published)
+    found = run(rows)
+    summary = found["summary"]
+    show(json, validation_table(found["rows"], {"all": summary} | summary["by_source"]))
+    write_json(json, found)
+
+
+def _written(path: Path | None) -> list[str]:
+    return [] if path is None else [f"Written: {path.resolve()}"]
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """Let `--policy` take several words: `--policy r_w=0.1 A_g=1`."""
+    out: list[str] = []
+    after_policy = False
+    for word in arguments:
+        if after_policy and "=" in word and not word.startswith("-"):
+            if out[-1] != "--policy":
+                out.append("--policy")
+        else:
+            after_policy = word in ("--policy", "-p")
+            word = "--policy" if after_policy else word
+        out.append(word)
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> Any:
+    """Run the command line; a user's mistake ends in one sentence and exit code 2."""
+    try:
+        return app(expand(sys.argv[1:] if arguments is None else arguments))
+    except (BadInput, Infeasible) as error:
+        typer.echo(f"moelab: {error}", err=True)
+        raise SystemExit(2) from None
+    except MoelabError as error:
+        typer.echo(f"moelab: {error}", err=True)
+        raise SystemExit(1) from None

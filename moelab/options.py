@@ -1,0 +1,57 @@
+"""Options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="A preset (`moelab list models`) or a Hugging Face config.json."
+    ),
+]
+Machine = Annotated[
+    str, typer.Option("--hardware", "-H", help="A preset (`moelab list hardware`) or a TOML file.")
+]
+Requests = Annotated[
+    str,
+    typer.Option(
+        "--workload",
+        "-w",
+        help="A preset (`moelab list workloads`), `fixed-512`, or a CSV or JSONL file of lengths.",
+    ),
+]
+GenLen = Annotated[
+    int | None, typer.Option("--gen-len", help="Tokens to generate; default: the workload's.")
+]
+Batch = Annotated[
+    int | None, typer.Option("--batch", "-N", help="Batch size N, sequences; default: searched.")
+]
+MicroBatch = Annotated[
+    int | None,
+    typer.Option("--micro-batch", "-u", help="Micro-batch size mu, sequences; default: searched."),
+]
+PolicyItems = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        "-p",
+        metavar="KEY=VALUE",
+        help="Policy values: r_w, r_c, r_h (shares on the GPU), A_g (attention on the GPU), pinned.",
+    ),
+]
+Padded = Annotated[
+    bool | None,
+    typer.Option(
+        "--padded/--unpadded", help="Count every prompt as the longest; default: the workload's."
+    ),
+]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", help="GPUs to use; default: all that the schedule can.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the routing.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Write the result as JSON; `-`: standard output."),
+]

@@ -1,0 +1,235 @@
+"""The conscience of the project: published figures beside what the simulator says."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from schedules.errors import BadInput, MoelabError
+from schedules.layer import LayerWork
+from schedules.lengths import Fixed, Spread
+from schedules.model import ModelSpec
+from schedules.model_presets import load_model
+from schedules.routing import Routing
+from schedules.schedule import Schedule, find_schedule
+from schedules.task import Work
+from schedules.workload import Workload
+from sim.cost import Roofline
+from sim.generation import Phase
+from sim.hardware import load_hardware
+from sim.published import METRICS, PublishedRow
+from sim.result import Result
+from sim.scenario import Scenario
+from sim.simulate import run
+
+MISSING = 1.0  # a row that cannot be simulated counts as an absolute error of 100 %
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One published row and what the simulator says of it."""
+
+    row: PublishedRow
+    simulated: float | None
+    reason: str | None = None
+
+    @property
+    def error(self) -> float | None:
+        """Simulated / published - 1."""
+        return None if self.simulated is None else self.simulated / self.row.value - 1
+
+    @property
+    def abs_error(self) -> float:
+        """Absolute error; `MISSING` for a row that could not be simulated."""
+        return MISSING if self.error is None else abs(self.error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "id": self.row.id,
+            "source": self.row.source,
+            "metric": self.row.metric,
+            "published": self.row.value,
+            "simulated": self.simulated,
+            "error": self.error,
+            "reason": self.reason,
+        }
+
+
+def validate(
+    rows: Sequence[PublishedRow], progress: Callable[[Checked], None] | None = None
+) -> dict[str, Any]:
+    """Simulate every row; `{"rows": [...], "summary": {...}}` as plain values.
+
+    The summary has the median and 90th percentile of the absolute error, over all rows, by source
+    and by metric within it, and the share of pairs within a cell (same metric, model, hardware,
+    workload and generation length) whose order is right. A row that cannot be simulated counts as
+    100 % wrong, and so do its pairs.
+    """
+    checked = []
+    for row in rows:
+        checked.append(check_row(row))
+        if progress is not None:
+            progress(checked[-1])
+    return {"rows": [c.to_dict() for c in checked], "summary": summary(checked)}
+
+
+def summary(checked: Sequence[Checked]) -> dict[str, Any]:
+    """Errors over all rows, by source, and by metric within each source."""
+    whole = _errors(checked)
+    groups: dict[str, list[Checked]] = {}
+    for c in checked:
+        groups.setdefault(c.row.source, []).append(c)
+    by_source = {}
+    for source, members in groups.items():
+        metrics = sorted({c.row.metric for c in members})
+        by_metric = {m: _errors([c for c in members if c.row.metric == m]) for m in metrics}
+        by_source[source] = _errors(members) | {"by_metric": by_metric}
+    return whole | {"by_source": by_source}
+
+
+def _errors(checked: Sequence[Checked]) -> dict[str, Any]:
+    errors = [c.abs_error for c in checked]
+    return {
+        "n": len(checked),
+        "n_simulated": sum(c.simulated is not None for c in checked),
+        "median_abs_error": float(np.median(errors)) if errors else None,
+        "p90_abs_error": float(np.percentile(errors, 90)) if errors else None,
+        "pairwise_order": pairwise_order(checked),
+    }
+
+
+def pairwise_order(checked: Sequence[Checked]) -> float | None:
+    """Share of pairs within a cell whose order is right; None when there are no pairs."""
+    right = [
+        a.simulated is not None
+        and b.simulated is not None
+        and (a.simulated - b.simulated) * (a.row.value - b.row.value) > 0
+        for a, b in combinations(checked, 2)
+        if a.row.cell == b.row.cell and a.row.value != b.row.value
+    ]
+    return float(np.mean(right)) if right else None
+
+
+def check_row(row: PublishedRow) -> Checked:
+    """Simulate one row; a row that cannot be simulated carries the reason."""
+    try:
+        return Checked(row, simulate_row(row))
+    except MoelabError as error:
+        return Checked(row, None, str(error))
+
+
+def simulate_row(row: PublishedRow) -> float:
+    """What the simulator says for a row, in its unit. Raises `MoelabError` where it cannot."""
+    if row.metric not in METRICS:
+        raise BadInput(f"metric '{row.metric}' is not known; known: {', '.join(METRICS)}")
+    if row.cache_policy:
+        raise BadInput(f"expert caches ('{row.cache_policy}') are not modelled")
+    if row.metric.startswith("op_s:"):
+        return operation_s(row)
+    result = run(scenario_of(row), find_schedule(row.schedule), policy_of(row))
+    if row.metric == "moe_block_ms":
+        return moe_block_s(result) * 1e3
+    if row.metric == "peak_gpu_gb":
+        return max(v for k, v in result.peak_memory_bytes.items() if k.startswith("gpu")) / 1e9
+    return result.throughput_tok_s
+
+
+def scenario_of(row: PublishedRow) -> Scenario:
+    """Model, machine and workload of a row."""
+    if row.prompt_len is None or row.gen_len is None:
+        raise BadInput("prompt_len and gen_len must be given for this metric")
+    longest = row.prompt_len_max or row.prompt_len
+    lengths = (
+        Fixed(tokens=longest)
+        if longest == row.prompt_len
+        else Spread(average=row.prompt_len, longest=longest)
+    )
+    workload = Workload(
+        name=row.workload or "published",
+        prompt_lengths=lengths,
+        gen_len=row.gen_len,
+        padded=bool(row.padded),
+        source=row.source,
+    )
+    return Scenario(_model(row), load_hardware(row.hardware), workload, row.n_gpus)
+
+
+def _model(row: PublishedRow) -> ModelSpec:
+    if row.dtype not in ("float16", "bfloat16", "float32"):
+        raise BadInput(f"dtype '{row.dtype}' is not one of float16, bfloat16, float32")
+    return load_model(row.model).model_copy(update={"dtype": row.dtype})
+
+
+def policy_of(row: PublishedRow) -> dict[str, Any]:
+    """The published policy; what is not published is left to the search.
+
+    Facts about the runs that are the same for all rows of a system: FlexGen's port in MoE-Lightning
+    copies from pageable memory, FlexGen itself page-locks its weights (its `pin_weight`), and both
+    keep KV cache and hidden states on the CPU unless everything is on the GPU. A GPU-only run holds
+    all weights, whatever the column says.
+    """
+    kind = find_schedule(row.schedule)
+    policy: dict[str, Any] = {}
+    if row.batch_size is not None:
+        policy["N"] = row.batch_size
+        policy["mu"] = row.micro_batch or row.batch_size
+        if kind.one_batch:
+            policy["mu"] = row.batch_size
+    if "r_w" in kind.knobs:
+        policy["r_w"] = row.weights_on_gpu or 0.0
+    if "A_g" in kind.knobs and row.cpu_attention is not None:
+        policy["A_g"] = int(not row.cpu_attention)
+    if row.schedule in ("flexgen", "flexgen-cpu"):
+        everything = row.weights_on_gpu == 1
+        policy |= {"pinned": row.source.startswith("FlexGen"), "r_h": float(everything)}
+        if "r_c" in kind.knobs:
+            policy["r_c"] = float(everything)
+    return policy
+
+
+def moe_block_s(result: Result) -> float:
+    """Mean latency of a decoder layer with an MoE FFN in the middle decode step, attention included.
+
+    A layer's block is from the end of the layer before (or its own first start) to its last end.
+    """
+    phase = result.generation.step(max(1, result.generation.steps // 2))
+    layers = result.scenario.model.decoder_layers
+    spans = [_span(phase, spec.index) for spec in layers if spec.is_moe]
+    if not spans:
+        raise BadInput(f"model '{result.scenario.model.name}' has no MoE layer")
+    return float(np.mean(spans))
+
+
+def _span(phase: Phase, layer: int) -> float:
+    own = phase.graph.layer == layer
+    before = phase.graph.layer == layer - 1
+    start = phase.run.end_s[before].max() if before.any() else phase.run.start_s[own].min()
+    return float(phase.run.end_s[own].max() - start)
+
+
+def operation_s(row: PublishedRow) -> float:
+    """Seconds of one operation of one layer and one micro-batch, timed on its own from the host."""
+    hardware, model = load_hardware(row.hardware), _model(row)
+    size = row.micro_batch or row.batch_size
+    if size is None:
+        raise BadInput("micro_batch must be given for an operation")
+    work = LayerWork(model, Routing(), Schedule.kernels, row.n_gpus)
+    cost = Roofline(hardware, row.n_gpus)
+    task = _operation(row, work, size)
+    fixed = cost.issue_s if task.device != "cpu" else 0.0
+    return cost.seconds(task) + fixed + (cost.sync_s if task.device != "cpu" else 0.0)
+
+
+def _operation(row: PublishedRow, work: LayerWork, size: int) -> Work:
+    layer = next((s for s in work.model.decoder_layers if s.is_moe), work.model.decoder_layers[0])
+    if row.metric == "op_s:moe_ffn":
+        return work.ffn(layer, size)
+    if row.prompt_len is None:
+        raise BadInput("prompt_len, the context in tokens, must be given for this operation")
+    context = size * row.prompt_len
+    if row.metric == "op_s:cpu_attention":
+        return work.cpu_attention(layer, size, context)
+    return work.copy("h2d", work.kv_bytes(layer, context))
