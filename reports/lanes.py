@@ -22,6 +22,7 @@ BINS = 240
 """Intervals of shares beside the single tasks: about four pixels each when all is in view."""
 
 LABEL = 0.0095  # share of the view that a character of a label needs
+NEXT = 0.8  # opacity of every other task, so that neighbours do not run into one
 WORDS = {"bytes": ("memory", "B"), "link_bytes": ("link", "B"), "flops": ("compute", "flop")}
 
 
@@ -62,7 +63,7 @@ def traces(panel: Panel, axis: str, colours: dict[str, str], view_s: float) -> l
             "name": plain(series.op),
             "legendgroup": series.op,
             "showlegend": False,
-            "marker": {"color": colours[series.op], "line": {"color": "white"}},
+            "marker": {"color": colours[series.op], "line": {"color": "white", "width": 0}},
         }
         result.append(_task_trace(panel, series, common, view_s))
         result.append(_share_trace(panel, series, far, common))
@@ -134,11 +135,10 @@ def share_hover(series: Series) -> str:
 
 def _task_trace(panel: Panel, series: Series, common: dict, view_s: float) -> go.Bar:
     rows = within(series.tasks, panel.detail)
-    length = (rows["end_s"] - rows["start_s"]).to_numpy()
     trace = go.Bar(
         **common,
         base=rows["start_s"].to_numpy() - panel.origin_s,
-        x=length,
+        x=(rows["end_s"] - rows["start_s"]).to_numpy(),
         y=np.full(len(rows), series.lane),
         width=BAR,
         offset=-BAR / 2,
@@ -150,11 +150,11 @@ def _task_trace(panel: Panel, series: Series, common: dict, view_s: float) -> go
         textangle=0,
         constraintext="none",
     )
-    return trace.update(marker_line_width=np.where(length >= LABEL / 2 * view_s, 1.0, 0.0))
+    return trace.update(marker_opacity=np.where(np.arange(len(rows)) % 2, NEXT, 1.0))
 
 
 def _share_trace(panel: Panel, series: Series, far: pd.DataFrame, common: dict) -> go.Bar:
-    trace = go.Bar(
+    return go.Bar(
         **common,
         base=far["start"].to_numpy(float) - panel.origin_s,
         x=far["length"].to_numpy(float),
@@ -164,4 +164,3 @@ def _share_trace(panel: Panel, series: Series, far: pd.DataFrame, common: dict) 
         customdata=far[["height", "length", "count"]].to_numpy(float) / (BAR, 1.0, 1.0),
         hovertemplate=share_hover(series),
     )
-    return trace.update(marker_line_width=0)

@@ -43,6 +43,8 @@ def timeline_figure(
     figure = stacked_figure(
         [panel], window, views(timeline, window), colours or op_colours([timeline])
     )
+    figure.update_layout(uniformtext={"mode": "hide", "minsize": 9})  # when zoomed out
+    figure.update_traces(constraintext="inside")
     return _write_below(figure, notes([panel]))
 
 
@@ -69,7 +71,7 @@ def stacked_figure(
             figure.add_annotation(**title_above(panel.title, (top - TITLE_PX) / total))
         top -= height
     add_legend(figure, panels, colours)
-    figure.update_layout(page_layout(total, views))
+    figure.update_layout(page_layout(panels, total, views))
     figure.update_xaxes(time_axis(panels, window))
     return figure
 
@@ -104,6 +106,8 @@ def notes(panels: Sequence[Panel], zooming: bool = False) -> list[str]:
         )
     elif zooming:
         parts.append(f"From afar, {afar}.")
+    if not zooming:
+        parts.append("Tasks thinner than a pixel are drawn a pixel wide.")
     if any(len(used_streams(p.timeline)) < len(p.timeline.streams) for p in panels):
         parts.append("Streams that ran nothing are left out.")
     instant = sum(_instant(p.timeline) for p in panels)

@@ -67,7 +67,7 @@ def add_legend(figure: go.Figure, panels: Sequence[Panel], colours: Mapping[str,
         figure.add_bar(**entry, orientation="h", x=[None], y=[0], hoverinfo="skip")
 
 
-def page_layout(total: int, views: Mapping[str, Window]) -> dict:
+def page_layout(panels: Sequence[Panel], total: int, views: Mapping[str, Window]) -> dict:
     """The layout around `total` pixels of panels, with a button per view."""
     buttons = [
         {"label": label, "method": "relayout", "args": [{"xaxis.range": list(view)}]}
@@ -76,9 +76,10 @@ def page_layout(total: int, views: Mapping[str, Window]) -> dict:
     menu = {"type": "buttons", "direction": "right", "buttons": buttons, "showactive": False}
     menu |= {"x": 1, "xanchor": "right", "y": 1, "yanchor": "top", "pad": {"t": 0, "r": 0}}
     menu |= {"bgcolor": "white", "bordercolor": GRID, "font": {"size": 11, "color": INK}}
+    names = [stream for panel in panels for stream in used_streams(panel.timeline)]
     return {
         "height": total + BELOW_PX,
-        "margin": {"l": 92, "r": 40, "t": 4, "b": BELOW_PX - 4},
+        "margin": {"l": 60 + 7 * max(map(len, names)), "r": 40, "t": 4, "b": BELOW_PX - 4},
         "font": {"family": FONT, "size": 12, "color": INK},
         "plot_bgcolor": "white",
         "paper_bgcolor": "white",

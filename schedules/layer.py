@@ -47,15 +47,21 @@ class Kernels:
         converts keys and values to float32, repeated for every query head, as FlexGen does.
     logits: in prefill, of the `last` position or of `all` positions, in the model's dtype or, as
         Hugging Face models do, in float32 beside it.
-    tile_rows: a fused expert kernel computes in tiles of this many tokens, so each touched
-        expert's tokens are padded to a multiple (64 in Triton's fused MoE kernel of 2024, as used
-        by MoE-Lightning and its FlexGen port). It costs flops, not bytes.
+    tile_rows, small_tile_rows: a fused expert kernel computes in tiles of this many tokens, so
+        each touched expert's tokens are padded to a multiple. Triton's fused MoE kernel of 2024, as
+        used by MoE-Lightning and its FlexGen port, has tiles of 64 rows, and of 16 where there are
+        no more choices than experts. Padding costs flops, not bytes.
     """
 
     experts: Literal["fused", "loop"] = "fused"
     cpu_attention: Literal["native", "torch"] = "native"
     logits: Literal["last", "all", "all_float32"] = "last"
     tile_rows: int = 64
+    small_tile_rows: int = 16
+
+    def rows_per_tile(self, choices: float, n_experts: int) -> int:
+        """Rows of a tile for so many choices (tokens x top_k)."""
+        return self.small_tile_rows if choices <= n_experts else self.tile_rows
 
 
 class LayerWork:
@@ -180,9 +186,8 @@ class LayerWork:
         if not layer.is_moe:
             return self._gpu("ffn", {"gemm": routed + shared}, moved, CALLS["dense"])
         if self.kernels.experts == "fused":
-            rows = self.routing.expected_rows(
-                tokens, layer.n_experts, layer.top_k, self.kernels.tile_rows
-            )
+            tile = self.kernels.rows_per_tile(tokens * layer.top_k, layer.n_experts)
+            rows = self.routing.expected_rows(tokens, layer.n_experts, layer.top_k, tile)
             flops = {"gemm": shared, "experts": 2 * rows * layer.expert_parameters / gpus}
             return self._gpu("ffn", flops, moved, CALLS["router"] + CALLS["experts"])
         calls = CALLS["router"] + CALLS["per_expert"] * max(1, round(distinct))
@@ -251,6 +256,22 @@ class LayerWork:
             bytes=touched,
             link_bytes={link: size_bytes},
             calls=1,
+        )
+
+    def gather(self, size_bytes: float, shards: int) -> Work:
+        """ZeRO-3's all-gather of a layer of `size_bytes`: it receives what the other GPUs hold and,
+        also on one GPU, copies all of it once more within the GPU into a contiguous tensor."""
+        received = size_bytes * (1 - 1 / shards)
+        key = ("gather", size_bytes, shards)
+        return self._keep(
+            key,
+            Work(
+                device="link",
+                dtype=self.model.dtype,
+                bytes={"gpu": 2 * size_bytes},
+                link_bytes={"peer": received} if received else {},
+                calls=1,
+            ),
         )
 
     # -- whole layers ---------------------------------------------------------------------------

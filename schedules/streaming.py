@@ -117,9 +117,9 @@ class StreamedWeights:
             )
 
     def gather(self, layer: int) -> None:
-        """Each GPU receives the other GPUs' shares of a layer, over the same path to the host."""
+        """Assemble a layer on each GPU from all shares, before the next copy starts."""
         spec = self.node.spec(layer)
-        work = self.node.work.copy("peer", self.streamed(spec) * (1 - 1 / self.shards))
+        work = self.node.work.gather(self.streamed(spec), self.shards)
         every = [buffer for g in self.node.gpus for buffer in self.resident(g, layer)]
         for gpu in self.node.each_gpu():
             own = self.resident(gpu, layer)

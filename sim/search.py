@@ -124,9 +124,9 @@ class _Search:
         high = MOST_SEQUENCES // size
         if not self.kind.one_batch:
             high = min(high, MOST_MICRO_BATCHES)
-        if not self.fits(self.policy(size, 1, knobs)):
+        low = self.scenario.gpus_for(self.kind) if self.kind.multi_gpu == "data" else 1
+        if not self.fits(self.policy(size, low, knobs)):
             return 0
-        low = 1
         while low < high:
             middle = (low + high + 1) // 2
             if self.fits(self.policy(size, middle, knobs)):

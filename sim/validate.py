@@ -191,9 +191,10 @@ def policy_of(row: PublishedRow) -> dict[str, Any]:
 
 
 def moe_block_s(result: Result) -> float:
-    """Mean latency of a decoder layer with an MoE FFN in the middle decode step, attention included.
+    """Mean latency of a decoder layer with an MoE FFN in the middle decode step.
 
-    A layer's block is from the end of the layer before (or its own first start) to its last end.
+    A layer's block, attention included, is from the end of the layer before (or its own first
+    start) to its last end.
     """
     phase = result.generation.step(max(1, result.generation.steps // 2))
     layers = result.scenario.model.decoder_layers

@@ -69,10 +69,12 @@ class ZeROInference(Schedule):
                 self.compute("compute_layer", g, layer, work.join(core, ffn, before, after))
 
     def load(self, layer: int) -> None:
-        """A layer's weights, each GPU its share, then the shares of the others."""
+        """A layer's weights: each GPU copies its share, then ZeRO-3's all-gather assembles it.
+
+        The prefetch bucket is smaller than one expert's matrix, so copy and gather take turns.
+        """
         self.weights.load(layer)
-        if len(self.node.gpus) > 1:
-            self.weights.gather(layer)
+        self.weights.gather(layer)
 
     def compute(self, op: str, gpu: GpuNames, layer: int, work: Work) -> None:
         """One layer for the GPU's share of the batch."""

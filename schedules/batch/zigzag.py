@@ -1,5 +1,6 @@
 """What FlexGen's zig-zag moves and computes: one stage of it, on one GPU."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from schedules.batch.zigzag_memory import RING, Kind, StageMemory
@@ -52,7 +53,7 @@ class Stage(StageMemory):
         """Where an iteration's hidden states are on the GPU."""
         return self.ring[place.number % RING]
 
-    def block(self, place: Place) -> Buffer:
+    def block(self, place: Place) -> list[Buffer]:
         """Where an iteration's KV block is on the GPU."""
         return self.blocks[place.number % 2]
 
@@ -61,27 +62,32 @@ class Stage(StageMemory):
     def load_weight(self, half: int) -> None:
         """The next layer's weights; FlexGen calls this in the first micro-batch's iteration."""
         spec, kind = self.half(half)
-        size, source = self.streamed(spec, kind), self.home
-        if not size:
-            return
-        if not self.node.pinned:
-            source = self.staging[kind]
-            self._copy("pin_weights", "pin_parallel", size, self.home, source, spec.index, 0)
-        self._copy("load_weights", "h2d", size, source, self.weights[kind], spec.index, 0)
+        for size, staging, target in zip(
+            self.streamed(spec, kind), self.staging[kind], self.weights[kind], strict=True
+        ):
+            if not size:
+                continue
+            source = self.home
+            if not self.node.pinned:
+                source = staging
+                self._copy("pin_weights", "pin_parallel", size, self.home, source, spec.index, 0)
+            self._copy("load_weights", "h2d", size, source, target, spec.index, 0)
 
     def load_cache(self, place: Place | None) -> None:
-        """The next micro-batch's keys and values, through staging: the cache is pageable."""
+        """The next micro-batch's keys, then its values, through staging: the cache is pageable."""
         if place is None or self.node.step == 0 or self.on_cpu or self.node.policy.r_c == 1:
             return
         spec, kind = self.half(place.half)
         if kind == "ffn":
             return
         past = self.context(place) - self.batch(place).size
-        size = self.node.work.kv_bytes(spec, past) * (1 - self.node.policy.r_c)
-        home = self.cache[spec.index, place.part, place.micro_batch]
-        staging, block = self.kv_staging[place.number % 2], self.block(place)
-        self._copy("pin_kv", "pin_parallel", size, home, staging, spec.index, place.micro_batch)
-        self._copy("load_kv", "h2d", size, staging, block, spec.index, place.micro_batch)
+        size = self.node.work.kv_bytes(spec, past) * (1 - self.node.policy.r_c) / 2
+        j, home = place.micro_batch, self.cache[spec.index, place.part, place.micro_batch]
+        for staging, block in zip(
+            self.kv_staging[place.number % 2], self.block(place), strict=True
+        ):
+            self._copy("pin_kv", "pin_parallel", size, home, staging, spec.index, j)
+            self._copy("load_kv", "h2d", size, staging, block, spec.index, j)
 
     def store_cache(self, place: Place | None) -> None:
         """The previous micro-batch's new keys and values, to pageable memory."""
@@ -95,7 +101,7 @@ class Stage(StageMemory):
         tokens = self.tokens(place.part, place.micro_batch)
         size = self.node.work.kv_bytes(spec, tokens) * (1 - self.node.policy.r_c)
         home = self.cache[spec.index, place.part, place.micro_batch]
-        source = self.block(place) if self.node.step else self.hidden(place)
+        source = self.block(place)[0] if self.node.step else self.hidden(place)
         self._copy("store_kv", "d2h_pageable", size, source, home, spec.index, place.micro_batch)
 
     def load_hidden(self, place: Place | None) -> None:
@@ -161,7 +167,7 @@ class Stage(StageMemory):
         qkv = work.join(work.qkv(spec, size), self._before(place))
         weights = self.weights["attention"]
         node.issuer.task(
-            "pre_attention", self.gpu.gpu, [x, weights], [self.qkv], qkv, spec.index, j
+            "pre_attention", self.gpu.gpu, [x, *weights], [self.qkv], qkv, spec.index, j
         )
         qkv_bytes = work.qkv_bytes(spec, size)
         self._copy("offload_qkv", "d2h_pageable", qkv_bytes, self.qkv, self.qkv_host, spec.index, j)
@@ -189,7 +195,7 @@ class Stage(StageMemory):
         node.issuer.task(
             "out_projection",
             self.gpu.gpu,
-            [self.attended, weights],
+            [self.attended, *weights],
             [x],
             work.out_projection(spec, size),
             spec.index,
@@ -211,12 +217,12 @@ class Stage(StageMemory):
             return self.node.work.end_of_prefill(self.batch(place))
         return self.node.work.head(self.batch(place).size)
 
-    def _gpu(self, op: str, place: Place, work: Work, block: Buffer | None = None) -> Task:
+    def _gpu(self, op: str, place: Place, work: Work, block: Sequence[Buffer] = ()) -> Task:
         """A computation in place on the hidden states."""
         spec, kind = self.half(place.half)
-        x = [self.hidden(place)] if block is None else [self.hidden(place), block]
+        x = [self.hidden(place), *block]
         return self.node.issuer.task(
-            op, self.gpu.gpu, [*x, self.weights[kind]], x, work, spec.index, place.micro_batch
+            op, self.gpu.gpu, [*x, *self.weights[kind]], x, work, spec.index, place.micro_batch
         )
 
     def _move_hidden(

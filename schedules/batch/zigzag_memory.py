@@ -7,6 +7,7 @@ from schedules.model import LayerSpec
 from schedules.node import GpuNames, Node
 
 Kind = Literal["attention", "ffn"]
+KEYS_AND_VALUES = range(2)  # two tensors, copied one after the other
 RING = 3  # hidden states on the GPU: of the micro-batch before, this one, the next one
 
 
@@ -33,15 +34,21 @@ class StageMemory:
         encoder = self.prefill_layers if node.model.is_encoder_decoder else ()
         layers = (*encoder, *self.decode_layers)
         kinds: tuple[Kind, ...] = ("attention", "ffn")
-        on_gpu = sum(self.weight_bytes(s, k) - self.streamed(s, k) for s in layers for k in kinds)
+        every = [sum(self.streamed(s, k)) for s in layers for k in kinds]
+        on_gpu = sum(self.weight_bytes(s, k) for s in layers for k in kinds) - sum(every)
         node.on_gpu(g, "static weights", on_gpu + work.embedding_bytes())
-        largest = {k: max(self.streamed(spec, k) for spec in layers) for k in kinds}
-        self.weights = {k: node.on_gpu(g, f"weights[{k}]", largest[k]) for k in kinds}
-        self.home = node.on_host(
-            "host weights", sum(self.streamed(s, k) for s in layers for k in kinds), node.pinned
-        )
+        self.home = node.on_host("host weights", sum(every), node.pinned)
+        largest = {
+            k: [max(sizes) for sizes in zip(*(self.streamed(s, k) for s in layers), strict=True)]
+            for k in kinds
+        }
+        self.weights = {
+            k: [node.on_gpu(g, f"weights[{k}]", size) for size in largest[k]] for k in kinds
+        }
+        staged = 0 if node.pinned else 1
         self.staging = {
-            k: node.on_host("staging", 0 if node.pinned else largest[k], True) for k in kinds
+            k: [node.on_host(f"staging[{k}]", size * staged, True) for size in largest[k]]
+            for k in kinds
         }
         batches = [batch for part in self.parts for batch in part]
         widest = max(batches, key=lambda batch: batch.prompt_tokens)
@@ -92,8 +99,14 @@ class StageMemory:
             for j, size in enumerate(row)
         }
         moving = 0.0 if self.on_cpu else max(map(max, sizes)) * (1 - share)
-        self.blocks = [node.on_gpu(self.gpu, f"KV block[{i}]", moving) for i in range(2)]
-        self.kv_staging = [node.on_host("KV staging", moving, True) for _ in range(2)]
+        self.blocks = [
+            [node.on_gpu(self.gpu, f"KV block[{i}]", moving / 2) for _ in KEYS_AND_VALUES]
+            for i in range(2)
+        ]
+        self.kv_staging = [
+            [node.on_host(f"KV staging[{i}]", moving / 2, True) for _ in KEYS_AND_VALUES]
+            for i in range(2)
+        ]
 
     def weight_bytes(self, spec: LayerSpec, kind: Kind) -> float:
         """Weights of one of FlexGen's layers."""
@@ -101,29 +114,23 @@ class StageMemory:
         count = attention if kind == "attention" else spec.parameters - attention
         return count * self.node.work.b
 
-    def streamed(self, spec: LayerSpec, kind: Kind) -> float:
-        """Bytes of them that live in host memory.
+    def streamed(self, spec: LayerSpec, kind: Kind) -> list[float]:
+        """Bytes of each tensor of them that live in host memory; 0 for a tensor on the GPU.
 
         FlexGen places whole tensors: one is on the GPU if its middle lies in the last share r_w of
-        the layer's weights (`init_weight_list`), so a small r_w can place nothing.
+        the layer's weights (`init_weight_list`), so a small r_w can place nothing. Its attention
+        has four (query, key, value, output), its FFN two: gate and up of all experts, and down.
         """
         whole = self.weight_bytes(spec, kind)
-        kv, h = spec.kv_size, self.node.model.hidden_size
-        if kind == "attention":
-            tensors: list[float] = [
-                spec.query_size * h,
-                kv * h / 2,
-                kv * h / 2,
-                spec.query_size * h,
-            ]
-        else:
-            tensors = [spec.ffn_matrices - 1, 1]
-        total, end, host = sum(tensors), 0.0, 0.0
+        q, kv = spec.query_size, spec.kv_size / 2
+        tensors = [q, kv, kv, q] if kind == "attention" else [spec.ffn_matrices - 1, 1]
+        total, end = sum(tensors), 0.0
+        sizes = []
         for size in tensors:
             end += size
-            if (end - size / 2) / total < 1 - self.node.policy.r_w:
-                host += size
-        return whole * host / total
+            on_host = (end - size / 2) / total < 1 - self.node.policy.r_w
+            sizes.append(whole * size / total if on_host else 0.0)
+        return sizes
 
 
 def _share(layers: tuple[LayerSpec, ...], stage: int, n: int) -> tuple[LayerSpec, ...]:

@@ -80,6 +80,15 @@ def test_panels_share_the_time_axis_and_not_the_lanes(pipeline: Timeline, make: 
     assert figure.layout.xaxis.anchor == "y2"
 
 
+def test_margin_has_room_for_the_longest_stream(make: Make) -> None:
+    row = ("a", "h2d", 0, 0, 1, 0.0, 1.0)
+    short = timeline_figure(make([row])).layout.margin.l
+    name = "a stream with a long name"
+    frame = make([row]).frame.assign(stream=name)
+    wide = timeline_figure(Timeline(frame, (name,))).layout.margin.l
+    assert wide - short >= 6 * (len(name) - len("h2d"))
+
+
 def test_buttons_show_window_step_and_run(pipeline: Timeline) -> None:
     parts = views(pipeline, (4.0, 5.0), origin_s=4.0)
     assert parts["Steady state"] == (0.0, 1.0)

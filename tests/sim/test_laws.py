@@ -1,0 +1,263 @@
+"""What must always hold (DESIGN.md, laws 1 to 3), on random programs and on every built-in schedule.
+
+Law 1: no stream runs two tasks at once; no task starts before its dependencies end; no buffer is
+written while another task touches it; memory never exceeds a pool. Law 2: same inputs, same result,
+bit for bit. Law 3: simulated time is never below the lower bound of the work.
+"""
+
+from unittest.mock import patch
+
+import networkx as nx
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from schedules.errors import Infeasible
+from schedules.schedule import schedules
+from sim.cost import Roofline, price
+from sim.engine import simulate_graph
+from sim.generation import Generation, Phase
+from sim.hardware import load_hardware
+from sim.result import Result, phase_frame
+from sim.scenario import place
+from tests.strategies import MODELS, POOLS, Case, Issued, Program, WatchedIssuer, cases, issue
+from tests.strategies import programs as random_programs
+
+ROUNDING = 1e-12  # relative: sums of the same seconds in another order
+TOUCHES = ("task", (0, 1, 0, 1, 3))  # the first host's task on the first device, writing buffer 1
+
+
+def simulate(issued: Issued):
+    return simulate_graph(issued.graph, issued.duration_s, issued.issue_s, issued.sync_s)
+
+
+# -- law 1, each clause checked from the recorded accesses and the times alone ----------------------
+
+
+def check_streams(graph, run):
+    """One at a time, in issue order."""
+    for stream in range(len(graph.streams)):
+        mine = np.flatnonzero(graph.stream == stream)
+        assert np.all(run.start_s[mine][1:] >= run.end_s[mine][:-1])
+
+
+def check_dependencies(graph, run):
+    for task in range(len(graph)):
+        for before in graph.dependencies_of(task):
+            assert before < task
+            assert run.start_s[task] >= run.end_s[before]
+
+
+def check_buffers(accesses, run):
+    """In issue order: a writer comes after all who touched the buffer, a reader after writers."""
+    touched: dict[int, float] = {}
+    written: dict[int, float] = {}
+    for task, (reads, writes) in enumerate(accesses):
+        start, end = run.start_s[task], run.end_s[task]
+        for buffer in reads:
+            assert start >= written.get(id(buffer), 0.0)
+        for buffer in writes:
+            assert start >= touched.get(id(buffer), 0.0)
+            written[id(buffer)] = max(end, written.get(id(buffer), 0.0))
+        for buffer in (*reads, *writes):
+            touched[id(buffer)] = max(end, touched.get(id(buffer), 0.0))
+
+
+def check_waits(graph, run):
+    """What an issuing thread issues after a wait starts after what it has waited for."""
+    for wait in graph.waits:
+        later = np.flatnonzero(graph.host == wait.host)
+        later = later[later >= wait.position]
+        if wait.tasks and later.size:
+            assert run.start_s[later].min() >= run.end_s[list(wait.tasks)].max()
+
+
+def check_pools(issuer, capacities, run):
+    """Bytes in use at any time: a buffer holds its memory from its first task to its last.
+
+    One that is never freed holds it for ever; one that is read first held data from the start.
+    """
+    first: dict[int, float] = {}
+    last: dict[int, float] = {}
+    for task, (reads, writes) in enumerate(issuer.accesses):
+        for buffer in (*reads, *writes):
+            held = id(buffer) not in first and buffer in reads
+            start = 0.0 if held else run.start_s[task]
+            first[id(buffer)] = min(start, first.get(id(buffer), np.inf))
+            last[id(buffer)] = max(run.end_s[task], last.get(id(buffer), 0.0))
+    for pool, capacity in capacities.items():
+        changes = []  # (time, bytes), gifts before claims
+        for buffer in issuer.buffers:
+            if buffer.pool != pool or id(buffer) not in first:
+                continue
+            end = last[id(buffer)] if id(buffer) in issuer.freed else np.inf
+            if end > first[id(buffer)]:
+                changes += [(first[id(buffer)], buffer.bytes), (end, -buffer.bytes)]
+        in_use = np.cumsum([size for _, size in sorted(changes)])
+        assert np.all(in_use <= capacity), f"{pool}: {in_use.max()} of {capacity} bytes"
+
+
+def check_law_1(graph, issuer, run, capacities):
+    assert np.all(run.end_s >= run.start_s)
+    check_streams(graph, run)
+    check_dependencies(graph, run)
+    check_buffers(issuer.accesses, run)
+    check_waits(graph, run)
+    check_pools(issuer, capacities, run)
+
+
+@settings(max_examples=200)
+@given(random_programs())
+@example(  # two small buffers take the place of a large one whose last task still runs
+    Program(
+        hosts=1,
+        n_streams=2,
+        instructions=(
+            ("buffer", (0, 20)),  # a: all of the pool
+            ("task", (0, 1, 2, 0, 0)),  # written on h2d
+            ("free", (1,)),
+            ("buffer", (0, 1)),  # b: a little of it
+            ("buffer", (0, 14)),  # c: more of it
+            ("task", (0, 2, 3, 0, 0)),  # c is written on gpu
+        ),
+        seconds=(5.0, 1.0),
+        issue_s=0.0,
+        sync_s=0.0,
+    )
+)
+def test_law_1_on_random_programs(program):
+    issued = issue(program)
+    check_law_1(issued.graph, issued.issuer, simulate(issued), POOLS)
+
+
+# -- law 2 ------------------------------------------------------------------------------------------
+
+
+@given(random_programs())
+def test_law_2_the_same_program_has_the_same_times_bit_for_bit(program):
+    one, two = issue(program), issue(program)
+    assert one.graph.same_structure(two.graph)
+    first, second = simulate(one), simulate(two)
+    assert first.start_s.tobytes() == second.start_s.tobytes()
+    assert first.end_s.tobytes() == second.end_s.tobytes()
+    assert first.makespan_s == second.makespan_s
+    assert first.issuing_s.tobytes() == second.issuing_s.tobytes()
+
+
+@given(random_programs(), st.randoms(use_true_random=False))
+def test_law_2_the_order_in_which_streams_are_listed_changes_no_time(program, random):
+    shuffled = random.sample(program.streams, len(program.streams))
+    one, two = simulate(issue(program)), simulate(issue(program, shuffled))
+    assert one.start_s.tolist() == two.start_s.tolist()
+    assert one.end_s.tolist() == two.end_s.tolist()
+    assert one.makespan_s == two.makespan_s
+
+
+@given(random_programs(times=st.integers(0, 2).map(float)))
+def test_law_2_timeline_rows_that_start_together_are_in_the_order_of_the_streams(program):
+    issued = issue(program)
+    graph, run = issued.graph, simulate(issued)
+    frame = phase_frame(Phase(graph, run, issued.duration_s))
+    place_of = {name: i for i, name in enumerate(graph.streams)}
+    keys = [
+        (start, place_of[stream], task)
+        for start, stream, task in zip(frame["start_s"], frame["stream"], frame["task"], strict=True)
+    ]
+    assert keys == sorted(keys)
+    assert sorted(frame["task"]) == list(range(len(graph)))
+
+
+# -- law 3 ------------------------------------------------------------------------------------------
+
+
+def longest_chain(graph, duration_s) -> float:
+    """Seconds of the longest path over data and stream edges."""
+    net = graph.to_networkx()
+    finish = dict.fromkeys(net, 0.0)
+    for task in nx.topological_sort(net):
+        before = max((finish[i] for i in net.predecessors(task)), default=0.0)
+        finish[task] = before + duration_s[task]
+    return max(finish.values(), default=0.0)
+
+
+def busiest(graph, duration_s) -> float:
+    return np.bincount(graph.stream, duration_s, minlength=len(graph.streams)).max()
+
+
+@given(random_programs())
+def test_law_3_no_time_is_below_the_busiest_stream_or_the_longest_chain(program):
+    issued = issue(program)
+    makespan = simulate(issued).makespan_s * (1 + ROUNDING)
+    assert makespan >= busiest(issued.graph, issued.duration_s)
+    assert makespan >= longest_chain(issued.graph, issued.duration_s)
+
+
+# -- the built-in schedules -------------------------------------------------------------------------
+
+
+def placed(case: Case):
+    """The schedule on its node; on the large machine where the drawn one is too small."""
+    try:
+        return case, place(*case)
+    except Infeasible as error:
+        assert "is too small" in str(error)
+        roomy = case.scenario.__class__(
+            case.scenario.model, load_hardware("h200-16c"), case.scenario.workload
+        )
+        case = case._replace(scenario=roomy)
+        return case, place(*case)
+
+
+def generate(schedule) -> int:
+    """Issue the whole generation; returns the number of decode steps."""
+    steps = schedule.n_decode_steps(schedule.node.model.is_encoder_decoder, schedule.node.gen_len)
+    schedule.run_prefill()
+    for step in range(1, steps + 1):
+        schedule.run_decode_step(step)
+    return steps
+
+
+every_run = pytest.mark.parametrize(
+    ("name", "model"), [(name, model) for name in sorted(schedules()) for model in MODELS]
+)
+
+
+@every_run
+@settings(max_examples=4)
+@given(data=st.data())
+def test_laws_1_and_3_on_every_schedule(name, model, data):
+    with patch("sim.scenario.RecordingIssuer", WatchedIssuer):
+        case, schedule = placed(data.draw(cases(schedules()[name], model)))
+    generate(schedule)
+    issuer = schedule.node.issuer
+    graph = issuer.take()
+    cost = Roofline(case.scenario.hardware, case.scenario.gpus_for(case.kind))
+    duration_s, issue_s = price(graph, cost)
+    run = simulate_graph(graph, duration_s, issue_s, cost.sync_s)
+    capacities = {name: pool.capacity_bytes for name, pool in issuer.pools.items()}
+    check_law_1(graph, issuer, run, capacities)
+    assert all(issuer.peak_bytes[name] <= size for name, size in capacities.items())
+    makespan = run.makespan_s * (1 + ROUNDING)
+    assert makespan >= busiest(graph, duration_s)
+    assert makespan >= longest_chain(graph, duration_s)
+
+
+def simulated(case: Case) -> Result:
+    case, schedule = placed(case)
+    cost = Roofline(case.scenario.hardware, case.scenario.gpus_for(case.kind))
+    return Result(case.scenario, case.policy, Generation(schedule, cost))
+
+
+@every_run
+@settings(max_examples=2)
+@given(data=st.data())
+def test_laws_2_and_3_on_the_results_of_every_schedule(name, model, data):
+    case = data.draw(cases(schedules()[name], model))
+    one, two = simulated(case), simulated(case)
+    assert one.to_dict() == two.to_dict()
+    assert 0 < one.lower_bound_s <= one.makespan_s * (1 + ROUNDING)
+    assert all(0 <= busy <= one.makespan_s * (1 + ROUNDING) for busy in one.busy_s.values())
+    frame = one.timeline().frame
+    assert np.all(frame["end_s"] >= frame["start_s"])
+    assert frame["end_s"].max() <= one.makespan_s * (1 + ROUNDING)
