@@ -27,7 +27,7 @@ that you need not have, and shows where the time goes.
 
 **Start with**
 
-    moelab compare cgopipe flexgen --model mixtral-8x7b --hardware gcp-t4-24c --workload mtbench --report page.html
+    moelab compare --model mixtral-8x7b --hardware gcp-t4-24c --workload mtbench --report page.html
 
 Names come from `moelab list`; own models, machines and workloads are given by path. Exit code 2
 means that the question was wrong (one sentence says why), 1 that the run failed.
@@ -132,7 +132,8 @@ def compare(
     gpus: options.Gpus = None,
     seed: options.Seed = 0,
     report: Annotated[
-        Path | None, typer.Option(help="Write the comparison as one page (.html) that opens offline.")
+        Path | None,
+        typer.Option(help="Write the comparison as one page (.html) that opens offline."),
     ] = None,
     json: options.JsonFile = None,
 ) -> None:

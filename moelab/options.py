@@ -38,7 +38,7 @@ PolicyItems = Annotated[
         "--policy",
         "-p",
         metavar="KEY=VALUE",
-        help="Policy values: r_w, r_c, r_h (shares on the GPU), A_g (attention on the GPU), pinned.",
+        help="Policy values: r_w, r_c, r_h (shares on the GPU), A_g (attention there), pinned.",
     ),
 ]
 Padded = Annotated[

@@ -59,9 +59,23 @@ def balance(lengths: Sequence[int], micro_batch_size: int) -> tuple[MicroBatch, 
     [(9, 3), (8, 4)]
     """
     mu = positive_int(micro_batch_size, "the micro-batch size")
+    return spread(lengths, -(-len(lengths) // mu), mu)
+
+
+def spread(lengths: Sequence[int], count: int, room: int) -> tuple[MicroBatch, ...]:
+    """The rule of `balance` for a given number of micro-batches of at most `room` requests each.
+
+    Raises `BadInput` for no requests, fewer requests than micro-batches, or too little room.
+
+    >>> [batch.prompt_lengths for batch in spread([3, 9, 4, 8], count=3, room=2)]
+    [(9,), (8,), (4, 3)]
+    """
+    mu = positive_int(room, "the micro-batch size")
     if not lengths:
         raise BadInput("there are no requests to batch; give at least one prompt length")
-    contents: list[list[int]] = [[] for _ in range(-(-len(lengths) // mu))]
+    if not len(lengths) / mu <= count <= len(lengths):
+        raise BadInput(f"{len(lengths)} requests do not fill {count} micro-batches of at most {mu}")
+    contents: list[list[int]] = [[] for _ in range(count)]
     with_room = [(0, index) for index in range(len(contents))]  # (tokens, index), a heap
     for length in sorted((positive_int(x, "a prompt length") for x in lengths), reverse=True):
         tokens, index = with_room[0]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from schedules.batching import balance
+from schedules.batching import balance, spread
 from schedules.errors import BadInput
 from schedules.graph import RecordingIssuer
 from schedules.layer import LayerWork
@@ -61,10 +61,12 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
     device = pools.pop("gpu")
     pools |= {gpu.pool: device for gpu in gpu_names(gpus)}
     issuer = RecordingIssuer(stream_names(gpus, own_cpu), pools, hosts=gpus)
-    size = policy.mu if kind.multi_gpu != "data" else -(-policy.N // gpus)
-    batches = balance(scenario.workload.lengths(policy.N), size)
-    if len(batches) < gpus and kind.multi_gpu == "data":
-        raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
+    lengths = scenario.workload.lengths(policy.N)
+    batches = balance(lengths, policy.mu)
+    if kind.multi_gpu == "data":
+        if policy.N < gpus:
+            raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
+        batches = spread(lengths, gpus, -(-policy.N // gpus))
     pinned = policy.pinned
     if pinned is None:
         weights = sum(work.layer_bytes(s) for s in scenario.model.decoder_layers) * split

@@ -1,17 +1,20 @@
 """A simple search for the best policy of a schedule.
 
-1. For each micro-batch size of `MICRO_BATCHES`, the largest batch that fits in memory is found by
-   bisection on the number of micro-batches; that number and its halves down to 1 are candidates.
-   (A schedule of one batch: the largest batch and its halves.)
+1. For each micro-batch size of `MICRO_BATCHES`, from the largest down, the largest batch that fits
+   in memory is found by bisection on the number of micro-batches; that number, its half, quarter
+   and eighth are candidates. (A schedule of one batch: the largest batch and its fractions.) Once
+   `PATIENCE` sizes in a row have brought nothing better, smaller ones are not tried.
 2. A candidate is rated by simulating prefill and the middle decode step of two short copies of the
-   model, of 2 and 4 layers, and extending their difference to all layers: layers are alike.
+   model, of 2 and 3 layers (1 and 2 for each pipeline stage), and extending their difference to all
+   layers: layers are alike.
 3. From the best candidate, each other knob of the schedule is tried at its `OPTIONS`, with step 1
-   repeated around the best micro-batch size; a better rating is kept.
+   repeated around the best micro-batch size; a better rating is kept. Sizes between those of
+   `MICRO_BATCHES` are tried last.
 
 What the caller has fixed stays. It is a heuristic: it rates tens of policies, not all of them.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,16 +25,19 @@ from sim.cost import CostModel
 from sim.generation import Phase, simulate_phase
 from sim.scenario import Scenario, place
 
-MICRO_BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048)
+MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+FRACTIONS = (1, 2, 4, 8)  # of the most micro-batches that fit
+PATIENCE = 3
 MOST_SEQUENCES = 16_384  # the largest batch considered
-MOST_MICRO_BATCHES = 128
+MOST_MICRO_BATCHES = 64
 OPTIONS: Mapping[str, tuple[float, ...]] = {
     "A_g": (1,),
     "r_c": (1.0,),
     "r_h": (1.0,),
     "r_w": (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0),
 }
-SHORT = (2, 4)  # layers of the short copies
+SHORT = (2, 3)  # layers of the short copies
+SHORT_STAGES = (1, 2)  # layers of each pipeline stage in them
 
 Costs = Callable[[int], CostModel]
 
@@ -49,17 +55,17 @@ def best_policy(
     Raises `Infeasible` when not even one sequence fits.
     """
     search = _Search(scenario, kind, costs(scenario.gpus_for(kind)), dict(fixed or {}))
-    best = max(search.around(MICRO_BATCHES, {}), key=_rating, default=None)
+    best = search.around(MICRO_BATCHES, {})
     for knobs in search.neighbours():
         if best is None:
-            best = max(search.around(MICRO_BATCHES, knobs), key=_rating, default=None)
+            best = search.around(MICRO_BATCHES, knobs)
         else:
-            near, start = nearby(best[1].mu), search.knobs_of(best[1])
-            best = max([best, *search.around(near, start | knobs)], key=_rating)
+            best = search.better(best, nearby(best[1].mu), search.knobs_of(best[1]) | knobs)
     if best is None:
-        place(scenario, kind, search.policy(1, 1, {}))  # says what does not fit
+        place(scenario, kind, search.policy(1, search.fewest, {}))  # says what does not fit
         raise Infeasible(f"schedule '{kind.name}': no policy fits {search.fixed}")
-    return best[1]
+    between = sorted({best[1].mu * 3 // 4, best[1].mu * 3 // 2} - {0})
+    return search.better(best, between, search.knobs_of(best[1]))[1]
 
 
 def nearby(size: int) -> tuple[int, ...]:
@@ -84,10 +90,16 @@ class _Search:
         self.kind = kind
         self.cost = cost
         self.fixed = fixed
+        model, gpus = scenario.model, scenario.gpus_for(kind)
+        layers = [n * gpus for n in SHORT_STAGES] if kind.multi_gpu == "pipeline" else SHORT
         self.short = [
-            replace(scenario, model=scenario.model.with_layers(min(n, scenario.model.n_layers)))
-            for n in SHORT
+            replace(scenario, model=model.with_layers(min(n, model.n_layers))) for n in layers
         ]
+
+    @property
+    def fewest(self) -> int:
+        """The fewest micro-batches; data-parallel GPUs need a sequence each."""
+        return self.scenario.gpus_for(self.kind) if self.kind.multi_gpu == "data" else 1
 
     def policy(self, micro_batch: int, count: int, knobs: Mapping[str, Any]) -> Policy:
         """A policy of `count` micro-batches; what is fixed wins."""
@@ -107,24 +119,39 @@ class _Search:
                 for value in values:
                     yield {key: value}
 
-    def around(self, sizes: tuple[int, ...], knobs: Mapping[str, Any]) -> list[Rated]:
-        """Rated candidates for micro-batch sizes."""
-        found: dict[Policy, Rated] = {}
-        for size in (1,) if self.kind.one_batch else sizes:
-            count = self.largest(size, knobs)
-            while count >= 1:
-                policy = self.policy(size, count, knobs)
-                if policy not in found and (rate := self.rate(policy)) is not None:
-                    found[policy] = (rate, policy)
-                count //= 2
-        return list(found.values())
+    def better(self, best: Rated, sizes: Sequence[int], knobs: Mapping[str, Any]) -> Rated:
+        """The best of `best` and the candidates for micro-batch sizes."""
+        found = self.around(sizes, knobs)
+        return best if found is None else max(best, found, key=_rating)
+
+    def around(self, sizes: Sequence[int], knobs: Mapping[str, Any]) -> Rated | None:
+        """The best candidate for micro-batch sizes; None when nothing fits."""
+        best: Rated | None = None
+        failures = 0
+        for size in (1,) if self.kind.one_batch else sorted(sizes, reverse=True):
+            found = self.best_of_size(size, knobs)
+            if found is not None and (best is None or found[0] > best[0]):
+                best, failures = found, 0
+            elif best is not None:
+                failures += 1
+            if failures == PATIENCE:
+                break
+        return best
+
+    def best_of_size(self, size: int, knobs: Mapping[str, Any]) -> Rated | None:
+        """The best number of micro-batches of one size."""
+        most = self.largest(size, knobs)
+        counts = sorted({most // f for f in FRACTIONS if most // f >= self.fewest}, reverse=True)
+        policies = dict.fromkeys(self.policy(size, count, knobs) for count in counts)
+        rated = [(rate, p) for p in policies if (rate := self.rate(p)) is not None]
+        return max(rated, key=_rating, default=None)
 
     def largest(self, size: int, knobs: Mapping[str, Any]) -> int:
         """The most micro-batches of this size that fit; 0 when none does."""
         high = MOST_SEQUENCES // size
         if not self.kind.one_batch:
             high = min(high, MOST_MICRO_BATCHES)
-        low = self.scenario.gpus_for(self.kind) if self.kind.multi_gpu == "data" else 1
+        low = self.fewest
         if not self.fits(self.policy(size, low, knobs)):
             return 0
         while low < high:

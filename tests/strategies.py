@@ -5,7 +5,7 @@ what there is at that moment, so every list is a valid program and shrinks well.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,8 @@ from schedules.policy import Policy, make_policy
 from schedules.schedule import Schedule
 from schedules.task import NOTHING, Buffer, Task
 from schedules.workload import Workload
-from sim.hardware import load_hardware
-from sim.scenario import Scenario
+from sim.hardware import Hardware, load_hardware
+from sim.scenario import Scenario, place
 
 POOLS = {"gpu": 20, "cpu": 35}
 DEVICE_STREAMS = ("h2d", "gpu", "d2h", "cpu")
@@ -258,3 +258,64 @@ def _knobs(draw, scenario: Scenario, kind: type[Schedule]) -> dict[str, object]:
         values["r_c"] = values["r_c"] * values["A_g"]
     return values
 
+
+
+def feasible(case: Case) -> Case:
+    """The case, on the large machine where the drawn one is too small."""
+    try:
+        place(*case)
+    except Infeasible as error:
+        assert "is too small" in str(error)
+        scenario = replace(case.scenario, hardware=load_hardware("h200-16c"))
+        return case._replace(scenario=scenario)
+    return case
+
+
+# -- a machine with round numbers -------------------------------------------------------------------
+
+
+def toy_hardware(gpus: int = 1, shared_host_link: bool = False, memory: float = 1e12) -> Hardware:
+    """Sustained rates are powers of two or ten; every peak is ten times as high."""
+
+    def rate(value):
+        return {"peak": 10 * value, "sustained": value, "source": "made up for tests"}
+
+    def amount(value):
+        return {"value": value, "source": "made up for tests"}
+
+    def compute(factor):
+        return {"gemm": rate(1000 * factor), "experts": rate(500 * factor), "attention": rate(250)}
+
+    links = {"h2d": 10, "d2h": 5, "h2d_pageable": 4, "d2h_pageable": 2, "pin": 8, "disk": 1}
+    links |= {"pin_parallel": 16} | ({"peer": 20} if gpus > 1 else {})
+    return Hardware.model_validate(
+        {
+            "name": "toy",
+            "description": "made up for tests",
+            "gpu": {
+                "name": "toy GPU",
+                "count": gpus,
+                "memory": amount(memory),
+                "memory_bandwidth": rate(100.0),
+                "call_s": amount(0.5),
+                "compute": {"float16": compute(1.0), "float32": compute(0.5)},
+            },
+            "cpu": {
+                "name": "toy CPU",
+                "cores": 4,
+                "memory": amount(memory),
+                "memory_bandwidth": rate(40.0),
+                "call_s": amount(0.25),
+                "compute": {"float16": compute(0.1)},
+            },
+            "links": {name: rate(float(value)) for name, value in links.items()},
+            "link_call_s": amount(0.125),
+            "shared_host_link": {"value": shared_host_link, "source": "made up for tests"},
+            "host": {
+                "issue_s": amount(0.0625),
+                "sync_s": amount(0.03125),
+                "pinnable_fraction": amount(0.5),
+            },
+            "disk": amount(memory),
+        }
+    )

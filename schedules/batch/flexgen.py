@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from schedules.batch.zigzag import Place, Stage
+from schedules.errors import BadInput
 from schedules.layer import Kernels
 from schedules.node import Node
 from schedules.schedule import Schedule
@@ -35,6 +36,11 @@ class FlexGen(Schedule):
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
+        if node.model.n_layers < len(node.gpus):
+            raise BadInput(
+                f"schedule '{self.name}' needs a layer for each of {len(node.gpus)} GPUs; model "
+                f"'{node.model.name}' has {node.model.n_layers}"
+            )
         self.stages = [Stage(node, gpu, self.attention_on_cpu) for gpu in node.gpus]
 
     def prefill(self) -> None:

@@ -13,15 +13,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schedules.errors import Infeasible
 from schedules.schedule import schedules
 from sim.cost import Roofline, price
 from sim.engine import simulate_graph
 from sim.generation import Generation, Phase
-from sim.hardware import load_hardware
 from sim.result import Result, phase_frame
 from sim.scenario import place
-from tests.strategies import MODELS, POOLS, Case, Issued, Program, WatchedIssuer, cases, issue
+from tests.strategies import MODELS, POOLS, Case, Issued, Program, WatchedIssuer, cases, feasible, issue
 from tests.strategies import programs as random_programs
 
 ROUNDING = 1e-12  # relative: sums of the same seconds in another order
@@ -196,19 +194,6 @@ def test_law_3_no_time_is_below_the_busiest_stream_or_the_longest_chain(program)
 # -- the built-in schedules -------------------------------------------------------------------------
 
 
-def placed(case: Case):
-    """The schedule on its node; on the large machine where the drawn one is too small."""
-    try:
-        return case, place(*case)
-    except Infeasible as error:
-        assert "is too small" in str(error)
-        roomy = case.scenario.__class__(
-            case.scenario.model, load_hardware("h200-16c"), case.scenario.workload
-        )
-        case = case._replace(scenario=roomy)
-        return case, place(*case)
-
-
 def generate(schedule) -> int:
     """Issue the whole generation; returns the number of decode steps."""
     steps = schedule.n_decode_steps(schedule.node.model.is_encoder_decoder, schedule.node.gen_len)
@@ -228,7 +213,8 @@ every_run = pytest.mark.parametrize(
 @given(data=st.data())
 def test_laws_1_and_3_on_every_schedule(name, model, data):
     with patch("sim.scenario.RecordingIssuer", WatchedIssuer):
-        case, schedule = placed(data.draw(cases(schedules()[name], model)))
+        case = feasible(data.draw(cases(schedules()[name], model)))
+        schedule = place(*case)
     generate(schedule)
     issuer = schedule.node.issuer
     graph = issuer.take()
@@ -244,16 +230,15 @@ def test_laws_1_and_3_on_every_schedule(name, model, data):
 
 
 def simulated(case: Case) -> Result:
-    case, schedule = placed(case)
     cost = Roofline(case.scenario.hardware, case.scenario.gpus_for(case.kind))
-    return Result(case.scenario, case.policy, Generation(schedule, cost))
+    return Result(case.scenario, case.policy, Generation(place(*case), cost))
 
 
 @every_run
 @settings(max_examples=2)
 @given(data=st.data())
 def test_laws_2_and_3_on_the_results_of_every_schedule(name, model, data):
-    case = data.draw(cases(schedules()[name], model))
+    case = feasible(data.draw(cases(schedules()[name], model)))
     one, two = simulated(case), simulated(case)
     assert one.to_dict() == two.to_dict()
     assert 0 < one.lower_bound_s <= one.makespan_s * (1 + ROUNDING)

@@ -1,0 +1,163 @@
+"""The roofline by hand, on a machine with round numbers, and its properties.
+
+The toy machine (tests/strategies.py): GPU 1000, 500, 250 flops/s for gemm, experts, attention in
+float16, 100 bytes/s; CPU 40 bytes/s; h2d 10, d2h 5, pin 8 bytes/s; 0.5, 0.25 and 0.125 s a call.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schedules.errors import BadInput
+from schedules.graph import RecordingIssuer
+from schedules.task import KERNELS, NOTHING, Work
+from sim.cost import Roofline, price
+from tests.strategies import toy_hardware
+
+COST = Roofline(toy_hardware())
+
+
+def gpu(**amounts) -> Work:
+    return Work(device="gpu", **amounts)
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds"),
+    [
+        (gpu(flops={"gemm": 2000}, bytes={"gpu": 100}), 2),  # compute: 2 s, memory 1 s
+        (gpu(flops={"gemm": 1000}, bytes={"gpu": 300}), 3),  # memory
+        (gpu(flops={"gemm": 1000, "experts": 500, "attention": 250}), 3),  # one after the other
+        (gpu(flops={"gemm": 1000}, calls=4), 1 + 4 * 0.5),
+        (gpu(flops={"gemm": 1000}, dtype="float32"), 2),
+        (gpu(bytes={"gpu": 100, "cpu": 80}), 2),  # the slower of two memories
+        (Work(device="cpu", flops={"gemm": 100}, bytes={"cpu": 20}), 1),
+        (Work(device="cpu", flops={"attention": 250}, bytes={"cpu": 80}, calls=2), 2 + 2 * 0.25),
+        (NOTHING, 0),
+    ],
+)
+def test_compute_or_memory_by_hand(work, seconds):
+    assert COST.seconds(work) == seconds
+
+
+@pytest.mark.parametrize(
+    ("link", "seconds"), [("h2d", 8), ("d2h", 16), ("h2d_pageable", 20), ("disk", 80)]
+)
+def test_a_copy_takes_as_long_as_its_link(link, seconds):
+    """80 bytes, of which the memories are 0.8 and 2 s; and one call of 0.125 s."""
+    work = Work(device="link", bytes={"gpu": 80, "cpu": 80}, link_bytes={link: 80}, calls=1)
+    assert COST.seconds(work) == seconds + 0.125
+
+
+def test_a_copy_can_be_limited_by_a_memory():
+    """pin_parallel moves 16 bytes/s, but each is read and written at 40: 20 bytes/s... of 2 each."""
+    work = Work(device="link", bytes={"cpu": 2 * 80}, link_bytes={"pin_parallel": 80})
+    assert COST.seconds(work) == 80 / 16  # 5 s; memory 4 s
+    slow = Work(device="link", bytes={"cpu": 6 * 80}, link_bytes={"pin_parallel": 80})
+    assert COST.seconds(slow) == 480 / 40
+
+
+def test_a_disk_is_reached_only_over_its_link():
+    work = Work(device="link", bytes={"disk": 10, "cpu": 10}, link_bytes={"disk": 10})
+    assert COST.seconds(work) == 10
+
+
+def test_a_share_of_a_device_is_that_much_slower():
+    """Half of the cores: half of the flops and half of the bandwidth, but the same calls."""
+    amounts = {"device": "cpu", "calls": 1}
+    for limit in ({"flops": {"gemm": 100}}, {"bytes": {"cpu": 40}}):
+        assert COST.seconds(Work(**amounts, **limit)) == 1 + 0.25
+        assert COST.seconds(Work(**amounts, **limit, share=0.5)) == 2 + 0.25
+
+
+def test_gpus_behind_one_host_link_share_it():
+    work = {link: Work(device="link", link_bytes={link: 40}) for link in ("h2d", "d2h", "pin")}
+    work["h2d_pageable"] = Work(device="link", link_bytes={"h2d_pageable": 40})
+    work["peer"] = Work(device="link", link_bytes={"peer": 40})
+    alone = {"h2d": 4, "d2h": 8, "h2d_pageable": 10, "pin": 5, "peer": 2}
+    shared = {"h2d": 8, "d2h": 16, "h2d_pageable": 20, "pin": 5, "peer": 2}
+    for behind_one, gpus, expected in ((True, 2, shared), (True, 1, alone), (False, 2, alone)):
+        cost = Roofline(toy_hardware(2, shared_host_link=behind_one), gpus)
+        assert {link: cost.seconds(w) for link, w in work.items()} == expected
+
+
+def test_issuing_is_paid_for_each_call():
+    assert COST.issue_seconds(gpu(calls=7)) == 7 * 0.0625
+    assert COST.issue_seconds(NOTHING) == 0
+    assert COST.sync_s == 0.03125
+
+
+def test_prices_of_a_graph():
+    issuer = RecordingIssuer(("h2d", "gpu"), {})
+    copy = Work(device="link", link_bytes={"h2d": 20}, calls=1)
+    compute = gpu(flops={"gemm": 3000}, calls=2)
+    for work, stream in ((copy, "h2d"), (compute, "gpu"), (copy, "h2d"), (NOTHING, "gpu")):
+        issuer.task("a", stream, work=work)
+    issuer.barrier()
+    seconds, issue_s = price(issuer.take(), COST)
+    assert seconds.tolist() == [2.125, 4, 2.125, 0]
+    assert issue_s.tolist() == [0.0625, 0.125, 0.0625, 0]
+    assert (seconds.dtype, issue_s.dtype) == (np.float64, np.float64)
+
+
+def test_prices_of_an_empty_graph():
+    issuer = RecordingIssuer(("gpu",), {})
+    issuer.barrier()
+    seconds, issue_s = price(issuer.take(), COST)
+    assert seconds.shape == issue_s.shape == (0,)
+
+
+# -- what there is no rate for ----------------------------------------------------------------------
+
+
+def test_unknown_hardware_is_refused_and_not_guessed():
+    with pytest.raises(BadInput, match=r"toy GPU has no rates for bfloat16, only for float16 and"):
+        COST.seconds(gpu(flops={"gemm": 1}, dtype="bfloat16"))
+    with pytest.raises(BadInput, match=r"no kernel class 'gem', did you mean 'gemm'"):
+        COST.seconds(gpu(flops={"gem": 1}))
+    with pytest.raises(BadInput, match=r"toy has no link 'h2b', did you mean"):
+        COST.seconds(Work(device="link", link_bytes={"h2b": 1}))
+    with pytest.raises(BadInput, match="toy has no link 'peer'"):
+        COST.link_rate("peer")
+    with pytest.raises(BadInput, match="no device 'link'"):
+        COST.seconds(Work(device="link", flops={"gemm": 1}))
+
+
+# -- properties -------------------------------------------------------------------------------------
+
+amounts = st.floats(0, 1e6, allow_nan=False)
+works = st.builds(
+    Work,
+    device=st.just("gpu"),
+    flops=st.dictionaries(st.sampled_from(KERNELS), amounts),
+    bytes=st.dictionaries(st.sampled_from(["gpu", "cpu"]), amounts),
+    link_bytes=st.dictionaries(st.sampled_from(["h2d", "d2h"]), amounts),
+    calls=st.integers(0, 100),
+)
+EXACT = 1 + 1e-12
+
+
+@given(works, works)
+def test_two_works_as_one_task_take_no_longer_than_as_two_and_no_less_than_each(one, two):
+    both = COST.seconds(one + two)
+    assert both <= (COST.seconds(one) + COST.seconds(two)) * EXACT
+    assert both * EXACT >= max(COST.seconds(one), COST.seconds(two))
+
+
+@given(works, st.integers(1, 5))
+def test_n_times_the_work_takes_n_times_as_long(work, n):
+    total = sum([work] * (n - 1), start=work)
+    assert COST.seconds(total) == pytest.approx(n * COST.seconds(work))
+
+
+@given(works)
+def test_a_task_is_never_faster_than_the_hardware(work):
+    """Every resource's own time is a lower bound."""
+    seconds = COST.seconds(work) * EXACT
+    rates = {"gemm": 1000, "experts": 500, "attention": 250}
+    assert seconds >= sum(flops / rates[kernel] for kernel, flops in work.flops.items())
+    assert seconds >= work.bytes.get("gpu", 0) / 100
+    assert seconds >= work.bytes.get("cpu", 0) / 40
+    assert seconds >= work.link_bytes.get("h2d", 0) / 10
+    assert seconds >= work.link_bytes.get("d2h", 0) / 5
+    assert seconds >= work.calls * 0.5

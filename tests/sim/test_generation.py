@@ -1,0 +1,197 @@
+"""A whole generation from a few steps, against all steps in one graph and against brute force."""
+
+from math import ceil, log2
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedules.lengths import Listed
+from schedules.model_presets import load_model
+from schedules.policy import make_policy
+from schedules.schedule import find_schedule, schedules
+from schedules.workload import Workload
+from sim.cost import Roofline, price
+from sim.engine import simulate_graph
+from sim.generation import Generation, Phase, convex_series, simulate_phase
+from sim.hardware import load_hardware
+from sim.scenario import Scenario, place
+from tests.strategies import Case, cases, feasible
+
+# -- convex series ----------------------------------------------------------------------------------
+
+
+def counting(f):
+    """The function, and the list of points at which it was asked."""
+    calls = []
+
+    def counted(s):
+        calls.append(s)
+        return f(s)
+
+    return counted, calls
+
+
+lines = st.tuples(st.integers(0, 1000), st.integers(0, 50))  # value at 0, slope
+convex = st.lists(lines, min_size=1, max_size=5)  # their maximum
+vectors = st.lists(convex, min_size=1, max_size=4)
+
+
+def value(vector, s):
+    return np.array([max(a + b * s for a, b in f) for f in vector], dtype=np.float64)
+
+
+@settings(max_examples=300)
+@given(vectors, st.integers(1, 130), st.sampled_from([1.0, 1 / 3, 1e-6, 1e6]))
+def test_equals_brute_force(vector, n, scale):
+    f, calls = counting(lambda s: value(vector, s) * scale)
+    series = convex_series(f, n)
+    expected = [value(vector, s) * scale for s in range(1, n + 1)]
+    np.testing.assert_allclose(series, expected, rtol=1e-9)
+    assert len(calls) == len(set(calls))  # no step twice
+    assert set(calls) <= set(range(1, n + 1))
+
+
+@given(st.lists(lines, min_size=1, max_size=4), st.integers(3, 10**6))
+def test_an_affine_series_needs_three_steps(vector, n):
+    f, calls = counting(lambda s: value([[line] for line in vector], s))
+    if n > 10_000:
+        n = 10_000
+    series = convex_series(f, n)
+    assert calls == [1, n, (1 + n) // 2]
+    np.testing.assert_allclose(series[n // 3], value([[line] for line in vector], n // 3 + 1))
+
+
+@given(st.integers(2, 5000), st.integers(1, 5000))
+def test_one_kink_needs_about_two_log_n_steps(n, kink):
+    f, calls = counting(lambda s: np.array([float(max(kink, s))]))
+    series = convex_series(f, n)
+    assert series[:, 0].tolist() == [float(max(kink, s)) for s in range(1, n + 1)]
+    assert len(calls) <= 2 * ceil(log2(n)) + 3
+
+
+def test_short_series():
+    assert convex_series(lambda s: np.ones(3), 0).shape == (0, 0)
+    assert convex_series(lambda s: np.array([s]), 1).tolist() == [[1]]
+    assert convex_series(lambda s: np.array([s * s]), 2).tolist() == [[1], [4]]
+
+
+# -- all phases in one graph ------------------------------------------------------------------------
+
+
+def in_one_graph(schedule, steps: int, cost) -> Phase:
+    """Prefill and every decode step, issued one after the other and simulated at once."""
+    schedule.run_prefill()
+    for step in range(1, steps + 1):
+        schedule.run_decode_step(step)
+    graph = schedule.node.issuer.take()
+    duration_s, issue_s = price(graph, cost)
+    return Phase(graph, simulate_graph(graph, duration_s, issue_s, cost.sync_s), duration_s)
+
+
+def check_proof(case):
+    """Makespan and busy times of the series equal those of the one graph."""
+    cost = Roofline(case.scenario.hardware, case.scenario.gpus_for(case.kind))
+    generation = Generation(place(*case), cost)
+    whole = in_one_graph(place(*case), generation.steps, cost)
+    total = generation.prefill.totals
+    if generation.steps:
+        total = total + generation.decode.sum(axis=0)
+    np.testing.assert_allclose(total, whole.totals, rtol=1e-9)
+    assert generation.decode.shape[0] == generation.steps
+    assert len(whole.graph) == len(generation.prefill.graph) + generation.steps * (
+        len(generation.first.graph) if generation.first else 0
+    )
+
+
+@pytest.mark.parametrize("name", sorted(schedules()))
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "opt-6.7b", "switch-base-8"])
+@settings(max_examples=5)
+@given(data=st.data())
+def test_the_series_equals_all_phases_in_one_graph(name, model, data):
+    check_proof(feasible(data.draw(cases(schedules()[name], model, max_gen_len=12))))
+
+
+def small(gen_len, model="mixtral-8x7b", layers=2, machine="gcp-t4-24c", lengths=(30, 50, 7, 100)):
+    workload = Workload(
+        name="small",
+        prompt_lengths=Listed(lengths=lengths),
+        gen_len=gen_len,
+        padded=False,
+        source="made up",
+    )
+    return Scenario(load_model(model).with_layers(layers), load_hardware(machine), workload)
+
+
+@pytest.mark.parametrize("name", ["flexgen", "flexgen-cpu"])
+def test_the_series_equals_one_graph_when_several_processes_issue(name):
+    """Two pipeline stages; the second process comes later to the barrier at a step's end."""
+    scenario = small(gen_len=6, machine="gcp-t4x2-32c")
+    check_proof(Case(scenario, find_schedule(name), make_policy({"N": 9, "mu": 4})))
+
+
+def test_a_series_with_a_kink_equals_one_graph():
+    """Attention on the CPU outgrows the weight transfer within the generation."""
+    scenario = small(gen_len=40, lengths=(1,), layers=1)
+    kind, policy = find_schedule("fastdecode"), make_policy({"N": 4000, "mu": 1000, "pinned": True})
+    cost = Roofline(scenario.hardware, 1)
+    generation = Generation(place(scenario, kind, policy), cost)
+    whole = in_one_graph(place(scenario, kind, policy), generation.steps, cost)
+    makespan = generation.decode[:, 0]
+    slopes = np.diff(makespan)
+    assert slopes.max() > slopes.min() * 1.01  # there is a kink
+    assert makespan.sum() + generation.prefill.run.makespan_s == pytest.approx(
+        whole.run.makespan_s, rel=1e-9
+    )
+
+
+def test_decode_steps_issue_the_same_tasks():
+    """Convexity needs it: only amounts of work differ from step to step."""
+    scenario = small(gen_len=8, layers=3)
+    for kind in schedules().values():
+        batch = 8
+        policy = make_policy({"N": batch, "mu": batch if kind.one_batch else 4})
+        generation = Generation(place(scenario, kind, policy), Roofline(scenario.hardware, 1))
+        graphs = [generation.step(step).graph for step in (2, 3, 7)]
+        assert all(generation.first.graph.same_structure(graph) for graph in graphs), kind.name
+
+
+# -- phases -----------------------------------------------------------------------------------------
+
+
+def test_a_generation_of_one_token_is_prefill_alone():
+    scenario = small(gen_len=1)
+    schedule = place(scenario, find_schedule("cgopipe"), make_policy({"N": 4, "mu": 2}))
+    generation = Generation(schedule, Roofline(scenario.hardware, 1))
+    assert generation.steps == 0
+    assert generation.first is None
+    assert generation.decode.size == 0
+    assert set(generation.prefill.graph.step.tolist()) == {0}
+
+
+def test_a_phase_is_what_its_step_issues():
+    scenario = small(gen_len=5)
+    schedule = place(scenario, find_schedule("cgopipe"), make_policy({"N": 4, "mu": 2}))
+    cost = Roofline(scenario.hardware, 1)
+    for step in (0, 3, 1):
+        phase = simulate_phase(schedule, step, cost)
+        assert set(phase.graph.step.tolist()) == {step}
+        assert phase.totals[0] == phase.run.makespan_s
+
+
+def test_totals_are_the_makespan_and_each_stream_s_busy_time():
+    """The issuing thread is busy with issuing, synchronising and its own tasks."""
+    scenario = small(gen_len=3)
+    schedule = place(scenario, find_schedule("flexgen"), make_policy({"N": 4, "mu": 2}))
+    cost = Roofline(scenario.hardware, 1)
+    phase = simulate_phase(schedule, 1, cost)
+    graph, run = phase.graph, phase.run
+    busy = dict(zip(graph.streams, phase.totals[1:], strict=True))
+    for stream, name in enumerate(graph.streams):
+        expected = sum(phase.duration_s[graph.stream == stream])
+        if name == "host":
+            calls = sum(graph.works[w].calls for w in graph.work)
+            expected += calls * cost.issue_s + len(graph.waits) * cost.sync_s
+        assert busy[name] == pytest.approx(expected)
+    assert run.makespan_s >= max(busy.values()) * (1 - 1e-12)
