@@ -19,7 +19,8 @@ class StreamedWeights:
     kept: share of them that stays on the GPU for good, the same in every layer.
     pages: pieces into which the streamed part of a layer is cut.
 
-    shards: GPUs that each copy one share of a layer and gather the others' (data parallelism).
+    shards: GPUs that each copy one share of a layer, to be assembled by `gather` (data
+        parallelism, ZeRO-3); 0: every GPU copies what it computes with.
     staged: pageable weights pass through pinned staging of one layer (`pin`, then `load`);
         otherwise the driver stages them itself, at the slower rate of a pageable copy.
 
@@ -33,12 +34,13 @@ class StreamedWeights:
         kept: float = 0.0,
         pages: int = 1,
         staged: bool = True,
-        shards: int = 1,
+        shards: int = 0,
     ) -> None:
         self.node = node
         self.kept = kept
         self.pages = pages
-        self.shards = shards
+        self.gathered = shards > 0
+        self.shards = max(1, shards)
         self.part = part
         layers = node.all_layers
         largest = max(self.streamed(spec) for spec in layers)
@@ -54,10 +56,13 @@ class StreamedWeights:
         self.home = {
             spec: node.on_host(
                 f"host weights[{spec.stack} {spec.index}]",
-                self.streamed(spec) * len(node.gpus) / shards,
+                self.streamed(spec) * len(node.gpus) / self.shards,
                 node.pinned,
             )
             for spec in layers
+        }
+        self.received = {  # own shares wait for the gather in small pieces
+            gpu: [node.on_gpu(gpu, f"own share[{s}]", 0) for s in range(SLOTS)] for gpu in node.gpus
         }
         self.staging: dict[GpuNames, list[Buffer]] = {}
         if staged and not node.pinned:
@@ -110,7 +115,7 @@ class StreamedWeights:
                 "load_weights",
                 gpu.h2d,
                 reads=source,
-                writes=self._some(self.resident(gpu, layer), page),
+                writes=self._target(gpu, layer, page),
                 work=self.node.work.copy(link, self._bytes(spec, page)),
                 layer=spec.index,
                 micro_batch=-1 if page is None else page,
@@ -120,10 +125,17 @@ class StreamedWeights:
         """Assemble a layer on each GPU from all shares, before the next copy starts."""
         spec = self.node.spec(layer)
         work = self.node.work.gather(self.streamed(spec), self.shards)
-        every = [buffer for g in self.node.gpus for buffer in self.resident(g, layer)]
+        slot = (self.node.base + layer) % SLOTS
+        shares = [self.received[gpu][slot] for gpu in self.node.gpus]
         for gpu in self.node.each_gpu():
-            own = self.resident(gpu, layer)
-            self.node.issuer.task("all_gather", gpu.h2d, every, own, work, spec.index)
+            whole = self.resident(gpu, layer)
+            self.node.issuer.task("all_gather", gpu.h2d, shares, whole, work, spec.index)
+
+    def _target(self, gpu: GpuNames, layer: int, page: int | None) -> list[Buffer]:
+        """Where a copy goes: to the layer's slot, or to where a gather takes it from."""
+        if self.gathered:
+            return [self.received[gpu][(self.node.base + layer) % SLOTS]]
+        return self._some(self.resident(gpu, layer), page)
 
     def _bytes(self, spec: LayerSpec, page: int | None) -> float:
         return self.streamed(spec) / self.shards / (1 if page is None else self.pages)

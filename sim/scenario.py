@@ -64,7 +64,7 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
     lengths = scenario.workload.lengths(policy.N)
     batches = balance(lengths, policy.mu)
     if kind.multi_gpu == "data":
-        if policy.N < gpus:
+        if gpus > policy.N:
             raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
         batches = spread(lengths, gpus, -(-policy.N // gpus))
     pinned = policy.pinned

@@ -53,11 +53,9 @@ def test_equals_brute_force(vector, n, scale):
     assert set(calls) <= set(range(1, n + 1))
 
 
-@given(st.lists(lines, min_size=1, max_size=4), st.integers(3, 10**6))
+@given(st.lists(lines, min_size=1, max_size=4), st.integers(3, 1000))
 def test_an_affine_series_needs_three_steps(vector, n):
     f, calls = counting(lambda s: value([[line] for line in vector], s))
-    if n > 10_000:
-        n = 10_000
     series = convex_series(f, n)
     assert calls == [1, n, (1 + n) // 2]
     np.testing.assert_allclose(series[n // 3], value([[line] for line in vector], n // 3 + 1))
@@ -67,7 +65,7 @@ def test_an_affine_series_needs_three_steps(vector, n):
 def test_one_kink_needs_about_two_log_n_steps(n, kink):
     f, calls = counting(lambda s: np.array([float(max(kink, s))]))
     series = convex_series(f, n)
-    assert series[:, 0].tolist() == [float(max(kink, s)) for s in range(1, n + 1)]
+    np.testing.assert_allclose(series[:, 0], [max(kink, s) for s in range(1, n + 1)], rtol=1e-12)
     assert len(calls) <= 2 * ceil(log2(n)) + 3
 
 
@@ -131,19 +129,16 @@ def test_the_series_equals_one_graph_when_several_processes_issue(name):
     check_proof(Case(scenario, find_schedule(name), make_policy({"N": 9, "mu": 4})))
 
 
-def test_a_series_with_a_kink_equals_one_graph():
-    """Attention on the CPU outgrows the weight transfer within the generation."""
-    scenario = small(gen_len=40, lengths=(1,), layers=1)
-    kind, policy = find_schedule("fastdecode"), make_policy({"N": 4000, "mu": 1000, "pinned": True})
-    cost = Roofline(scenario.hardware, 1)
-    generation = Generation(place(scenario, kind, policy), cost)
-    whole = in_one_graph(place(scenario, kind, policy), generation.steps, cost)
-    makespan = generation.decode[:, 0]
-    slopes = np.diff(makespan)
-    assert slopes.max() > slopes.min() * 1.01  # there is a kink
-    assert makespan.sum() + generation.prefill.run.makespan_s == pytest.approx(
-        whole.run.makespan_s, rel=1e-9
-    )
+def test_a_series_with_kinks_equals_one_graph():
+    """The attention on the CPU outgrows first the GPU's work, then the hidden states' transfers."""
+    scenario = small(gen_len=200, model="opt-6.7b", lengths=(100,))
+    kind, policy = find_schedule("fastdecode"), make_policy({"N": 64, "mu": 16, "pinned": True})
+    case = Case(scenario, kind, policy)
+    generation = Generation(place(*case), Roofline(scenario.hardware, 1))
+    slopes = np.diff(generation.decode[:, 0])
+    assert slopes[-1] > 2.9 * slopes[0]
+    assert len(set(slopes.round(12))) > 2
+    check_proof(case)
 
 
 def test_decode_steps_issue_the_same_tasks():

@@ -25,6 +25,7 @@ from sim.engine import simulate_graph
 from sim.hardware import load_hardware
 from sim.scenario import Scenario, place
 
+MICRO_BATCHES = "abcdefghijklmnopqrstuvwxyz"
 LARGE = 100e6  # bytes; the attention weights of a layer of Mixtral 8x7B are 84e6, its FFN's 2.8e9
 
 
@@ -32,16 +33,28 @@ class Lab:
     """What the tests of the schedules share."""
 
     @staticmethod
-    def build(kind, n=3, mu=1, layers=2, gpus=1, prompts=(10,), gen_len=8, **policy):
-        """A schedule on a machine with memory enough: `layers` of Mixtral 8x7B, N = `n`."""
-        model = load_model("mixtral-8x7b").with_layers(layers)
+    def build(
+        kind,
+        n=3,
+        mu=1,
+        layers=2,
+        gpus=1,
+        prompts=(10,),
+        gen_len=8,
+        model="mixtral-8x7b",
+        **policy,
+    ):
+        """A schedule on a machine with memory enough, for the first `layers` of a model; N = `n`.
+
+        The prompts' lengths, in tokens, are repeated to fill the batch.
+        """
         machine = load_hardware("gcp-t4-24c" if gpus == 1 else "gcp-t4x2-32c")
         machine = machine.with_rate("gpu.memory", 100).with_rate("cpu.memory", 10)
         lengths = Listed(lengths=tuple(prompts))
         workload = Workload(
             name="test", prompt_lengths=lengths, gen_len=gen_len, padded=False, source="this test"
         )
-        scenario = Scenario(model, machine, workload, gpus)
+        scenario = Scenario(load_model(model).with_layers(layers), machine, workload, gpus)
         return place(scenario, kind, make_policy({"N": n, "mu": mu, **policy}))
 
     @staticmethod
@@ -65,26 +78,36 @@ class Lab:
         letter = {op: key for key, op in ops.items()}
         works = [graph.works[w] for w in graph.work]
         names = [graph.ops[op] for op in graph.op]
-        wide = [f"{n} (ffn)" if w.total_link_bytes > LARGE else n for n, w in zip(names, works)]
-        return [letter.get(w, letter.get(n)) for w, n in zip(wide, names)]
+        wide = [
+            f"{name} (ffn)" if work.total_link_bytes > LARGE else name
+            for name, work in zip(names, works, strict=True)
+        ]
+        return [letter.get(w, letter.get(n)) for w, n in zip(wide, names, strict=True)]
 
     @classmethod
     def order(cls, graph, ops):
-        """The tasks' names in issue order, one string; several GPUs' tasks follow one another."""
+        """The tasks' names in issue order."""
+        letters = cls.letters(graph, ops)
+        places = zip(letters, graph.layer.tolist(), graph.micro_batch.tolist(), strict=True)
         return [
-            letter + (str(layer) if layer >= 0 else "") + ("abcdefghijklmn"[j] if j >= 0 else "")
-            for letter, layer, j in zip(cls.letters(graph, ops), graph.layer, graph.micro_batch)
+            letter + (str(layer) if layer >= 0 else "") + (MICRO_BATCHES[j] if j >= 0 else "")
+            for letter, layer, j in places
         ]
 
     @classmethod
+    def check_order(cls, graph, ops, expected):
+        """The tasks are issued in this order; `expected` has their names in words and lines."""
+        assert cls.order(graph, ops) == expected.split()
+
+    @classmethod
     def simulate(cls, graph, ops, seconds, sync_s=0.0):
-        """Run the graph with the seconds of each letter; (lane, start, end, name) of every task."""
+        """(lane, start, end, name) of every task, when a letter takes its seconds; and the run."""
         duration = np.array([seconds[letter] for letter in cls.letters(graph, ops)], dtype=float)
         run = simulate_graph(graph, duration, sync_s=sync_s)
         lanes = [graph.streams[s] for s in graph.stream]
-        return sorted(
-            zip(lanes, run.start_s.tolist(), run.end_s.tolist(), cls.order(graph, ops))
-        ), run
+        order = cls.order(graph, ops)
+        bars = zip(lanes, run.start_s.tolist(), run.end_s.tolist(), order, strict=True)
+        return sorted(bars), run
 
     @classmethod
     def check(cls, graph, ops, seconds, picture, sync_s=0.0):

@@ -34,7 +34,7 @@ def test_issue_order_is_algorithm_1(lab):
         h1b w0b f1b
         h1c w0c f1c
     """
-    assert lab.order(lab.decode(lab.build(CGOPipe, 3)), OPS) == algorithm.split()
+    lab.check_order(lab.decode(lab.build(CGOPipe, 3)), OPS, algorithm)
 
 
 def test_issue_order_of_every_action_over_three_layers_and_five_micro_batches(lab):
@@ -54,7 +54,8 @@ def test_issue_order_of_every_action_over_three_layers_and_five_micro_batches(la
 
 def test_every_action_has_its_stream(lab):
     graph = lab.decode(lab.build(CGOPipe, 3))
-    where = {(graph.ops[o], graph.streams[s]) for o, s in zip(graph.op, graph.stream)}
+    tasks = zip(graph.op, graph.stream, strict=True)
+    where = {(graph.ops[op], graph.streams[stream]) for op, stream in tasks}
     assert where == {
         ("pre_attention", "gpu"),
         ("offload_qkv", "d2h"),
@@ -184,7 +185,7 @@ def test_with_one_micro_batch_the_look_ahead_is_one(lab):
     """
     seconds = {"q": 1, "o": 1, "t": 2, "p": 3, "h": 1, "w": 2, "f": 2}
     graph = lab.decode(lab.build(CGOPipe, 1))
-    assert lab.order(graph, OPS) == "q0a o0a t0a p1a h0a w1a f0a q1a o1a t1a p0a h1a w0a f1a".split()
+    lab.check_order(graph, OPS, "q0a o0a t0a p1a h0a w1a f0a q1a o1a t1a p0a h1a w0a f1a")
     lab.check(graph, OPS, seconds, picture)
 
 
@@ -267,7 +268,7 @@ def test_prefill_goes_layer_by_layer_with_unpaged_weights(lab):
         f0a k0a s0a  f0b k0b s0b  f0c k0c s0c  w1
         h1a f1a k1a  h1b f1b k1b  h1c f1c k1c  w0
     """
-    assert lab.order(graph, PREFILL_OPS) == order.split()
+    lab.check_order(graph, PREFILL_OPS, order)
 
 
 def test_bytes_of_the_prefill(lab):
@@ -283,6 +284,26 @@ def test_bytes_of_the_prefill(lab):
         "h2d": tokens * 8_192 * 31,
         "d2h": tokens * 8_192 * 31 + tokens * 4_096 * 32,
     }
+
+
+def test_an_encoder_reads_the_prompt(lab):
+    """Switch-Base-8: layers 0 are dense, layers 1 have 8 experts of 2 x 768 x 3072 x 4 B.
+
+    The last encoder layer yields the cross-attention's keys and values of both decoder layers,
+    2 x 12 x 64 x 4 B per token each. The last weights are the decoder's first layer's.
+    """
+    graph = lab.prefill(lab.build(CGOPipe, 2, model="switch-base-8"))
+    layers = """
+        w0
+        f0a s0a  f0b s0b  w1
+        h1a f1a k1a  h1b f1b k1b  w0
+    """
+    lab.check_order(graph, PREFILL_OPS, layers)
+    assert lab.sizes(graph, "load_weights") == [18_874_368, 8 * 18_874_368, 18_874_368]
+    assert lab.sizes(graph, "store_kv") == [2 * 10 * 6_144] * 2
+    decode = lab.decode(lab.build(CGOPipe, 2, model="switch-base-8"))
+    pages = [8 * 18_874_368 / 2] * 2 + [18_874_368 / 2] * 2
+    assert lab.sizes(decode, "load_weights") == pages
 
 
 # -- amounts ------------------------------------------------------------------------------------
@@ -362,7 +383,7 @@ def test_page_locked_weights_need_no_pinning_and_no_staging(lab):
         h1b w0b f1b
         h1c w0c f1c
     """
-    assert lab.order(graph, OPS) == algorithm.split()
+    lab.check_order(graph, OPS, algorithm)
     assert set(lab.moved(graph)) == {"h2d", "d2h"}
     peaks = s1(lab, pinned=True).node.issuer.peak_bytes
     assert peaks["pinned"] == 90_194_313_216 + 504 * (12_288 + 8_192) + 504 * 418 * 8_192
@@ -386,9 +407,9 @@ def test_with_all_experts_on_the_gpu_no_weights_move(lab):
 
 
 def test_impossible_policies(lab):
-    with pytest.raises(BadInput, match="r_c = 0.5 needs A_g = 1"):
+    with pytest.raises(BadInput, match=r"r_c = 0.5 needs A_g = 1"):
         lab.build(CGOPipe, r_c=0.5)
-    with pytest.raises(BadInput, match="has no use for r_h = 0.5"):
+    with pytest.raises(BadInput, match=r"has no use for r_h = 0.5"):
         lab.build(CGOPipe, r_h=0.5)
     with pytest.raises(BadInput, match=r"prefetches KV \(A_g = 1\) on one GPU, not 2"):
         lab.build(CGOPipe, gpus=2, A_g=1)

@@ -28,7 +28,7 @@ def test_issue_order(lab):
         h1b f1b
         h1c f1c
     """
-    assert lab.order(lab.decode(lab.build(FastDecode, 3)), OPS) == order.split()
+    lab.check_order(lab.decode(lab.build(FastDecode, 3)), OPS, order)
 
 
 def test_later_hidden_states_queue_behind_the_block(lab):
@@ -81,6 +81,11 @@ def test_pages_are_what_sets_cgopipe_apart(lab):
     page = {"q": 1, "o": 1, "t": 1, "p": 1, "h": 1, "w": 1, "f": 1}
     lab.check(lab.decode(lab.build(CGOPipe, 3)), OPS, page, paged)
     lab.check(lab.decode(lab.build(FastDecode, 3)), OPS, page | {"p": 3, "w": 3}, whole)
+
+
+def test_with_one_micro_batch_the_block_still_comes_after_the_hidden_states(lab):
+    graph = lab.decode(lab.build(FastDecode, 1))
+    lab.check_order(graph, OPS, "q0a o0a t0a h0a p1 w1 f0a q1a o1a t1a h1a p0 w0 f1a")
 
 
 def test_prefill_and_memory_are_those_of_cgopipe(lab):

@@ -98,7 +98,12 @@ def test_hidden_states_are_sent_after_they_have_been_computed(lab):
     """
     graph = lab.decode(pipeline(lab, pinned=True, layers=3, **ON_GPU))
     bars, _ = lab.simulate(graph, OPS, SECONDS)
-    assert [bar[1:3] for bar in bars if bar[0] == "peer"] == [(18, 19), (19, 20), (38, 39), (39, 40)]
+    assert [bar[1:3] for bar in bars if bar[0] == "peer"] == [
+        (18, 19),
+        (19, 20),
+        (38, 39),
+        (39, 40),
+    ]
     assert [bar[1] for bar in bars if bar[0] == "gpu0"] == [0, 3, 5, 7, 20, 23, 25, 27]
 
 

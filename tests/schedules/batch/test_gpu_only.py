@@ -12,7 +12,6 @@ from sim.scenario import Scenario, place
 
 OPS = {
     "c": "compute_layer",
-    "p": "prefill_layer",
     "a": "compute_attention",
     "f": "compute_ffn",
     "r": "all_reduce",
@@ -25,8 +24,7 @@ def test_micro_batches_run_one_after_the_other_through_all_layers(lab):
         gpu | c0a --- c1a --- c0b --- c1b --- c0c --- c1c ---
     """
     lab.check(lab.decode(lab.build(GPUOnly, 3)), OPS, {"c": 2}, picture)
-    prefill = lab.prefill(lab.build(GPUOnly, 3))
-    lab.check(prefill, OPS, {"p": 2}, picture.replace("c", "p").replace("gpp", "gpu"))
+    lab.check(lab.prefill(lab.build(GPUOnly, 3)), {"c": "prefill_layer"}, {"c": 2}, picture)
 
 
 def test_nothing_moves(lab):
@@ -35,12 +33,15 @@ def test_nothing_moves(lab):
 
 
 def test_two_gpus_reduce_after_attention_and_ffn(lab):
-    """Each computes half of every layer; the sums of both halves are needed before going on."""
+    """Each computes half of every layer; a micro-batch goes on when both halves are summed.
+
+    The next micro-batch needs no sum of this one: a0b starts while f0a is reduced.
+    """
     picture = """
-        s    | 0   1   2   3   4   5   6   7   8   9   10  11
-        gpu0 | a0a ... f0a --- ... a0b ... f0b --- ... ... ...
-        gpu1 | a0a ... f0a --- ... a0b ... f0b --- ... ... ...
-        peer | ... r0a ... ... r0a ... r0b ... ... r0b ... ...
+        s    | 0   1   2   3   4   5   6   7   8
+        gpu0 | a0a ... f0a --- a0b ... f0b --- ...
+        gpu1 | a0a ... f0a --- a0b ... f0b --- ...
+        peer | ... r0a ... ... r0a r0b ... ... r0b
     """
     graph = lab.decode(lab.build(GPUOnly, 2, layers=1, gpus=2))
     lab.check(graph, OPS, {"a": 1, "f": 2, "r": 1}, picture)
@@ -57,15 +58,27 @@ def test_memory_peak(lab):
     assert node.issuer.peak_bytes["cpu"] == 0
 
 
+def test_an_encoder_reads_the_prompt_and_fills_all_caches(lab):
+    """Switch-Base: prefill runs the encoder's layers, decode steps the decoder's."""
+    schedule = lab.build(GPUOnly, 2, model="switch-base-8")
+    prefill = lab.prefill(schedule)
+    assert lab.order(prefill, {"e": "prefill_layer"}) == "e0a e1a e0b e1b".split()
+    assert lab.order(lab.decode(lab.build(GPUOnly, 2, model="switch-base-8")), OPS) == [
+        *"c0a c1a c0b c1b".split()
+    ]
+
+
 def test_a_model_that_does_not_fit_is_infeasible():
     """90.19 GB of experts do not fit into a T4."""
     scenario = Scenario(
         load_model("mixtral-8x7b"), load_hardware("gcp-t4-24c"), load_workload("mtbench")
     )
-    with pytest.raises(Infeasible, match="pool 'gpu' is too small: 'expert weights' needs 90.19 GB"):
+    with pytest.raises(
+        Infeasible, match=r"pool 'gpu' is too small: 'expert weights' needs 90.19 GB"
+    ):
         place(scenario, GPUOnly, make_policy({"N": 1, "mu": 1}))
 
 
 def test_it_has_no_knobs(lab):
-    with pytest.raises(BadInput, match="has no use for r_w = 1.0; it takes N, mu"):
+    with pytest.raises(BadInput, match=r"has no use for r_w = 1.0; it takes N, mu"):
         lab.build(GPUOnly, r_w=1.0)

@@ -22,7 +22,7 @@ def test_issue_order(lab):
         w0b c1b n1b
         w0c c1c n1c
     """
-    assert lab.order(lab.decode(lab.build(CGOPipe, 3, A_g=1)), OPS) == order.split()
+    lab.check_order(lab.decode(lab.build(CGOPipe, 3, A_g=1)), OPS, order)
 
 
 def test_pages_and_kv_share_the_link(lab):

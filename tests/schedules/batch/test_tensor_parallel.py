@@ -110,7 +110,7 @@ def test_prefill_reduces_twice_a_layer(lab):
         a0a a0a  r0a  f0a f0a  r0a  k0a k0a  s0a s0a   w1 w1
         h1a h1a  a1a a1a  r1a  f1a f1a  r1a  k1a k1a   w0 w0
     """
-    assert lab.order(graph, ops) == layers.split()
+    lab.check_order(graph, ops, layers)
     assert lab.sizes(graph, "all_reduce") == [10 * 8_192] * 4
     assert lab.sizes(graph, "store_kv") == [10 * 4_096 / 2] * 4
     assert lab.sizes(graph, "store_hidden") == [10 * 8_192] * 2
@@ -120,6 +120,6 @@ def test_prefill_reduces_twice_a_layer(lab):
 def test_each_gpu_has_its_issuing_thread(lab, kind):
     graph = lab.decode(lab.build(kind, 2, gpus=2))
     hosts = {"h2d0": 0, "gpu0": 0, "d2h0": 0, "h2d1": 1, "gpu1": 1, "d2h1": 1, "peer": 0}
-    for stream, host in zip(graph.stream, graph.host):
+    for stream, host in zip(graph.stream, graph.host, strict=True):
         assert hosts.get(graph.streams[stream], host) == host
     assert set(graph.host.tolist()) == {0, 1}
