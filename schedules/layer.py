@@ -234,17 +234,17 @@ class LayerWork:
             dtype = "float32"
         moved = kv + self.qkv_bytes(layer, sequences) + self.attended_bytes(layer, sequences)
         flops = layer.attention_flops_per_pair * context / self.gpus
-        return self._keep(
-            ("cpu", dtype, flops, moved),
-            Work(
+        key = ("cpu", dtype, flops, moved)
+        if key not in self._memo:
+            self._memo[key] = Work(
                 device="cpu",
                 dtype=dtype,
                 flops={"attention": flops},
                 bytes={"cpu": moved},
                 calls=1,
                 share=self.cpu_share,
-            ),
-        )
+            )
+        return self._memo[key]
 
     def _copy(self, link: str, size_bytes: float) -> Work:
         """One copy over a link; both ends' memories are touched."""
@@ -263,16 +263,15 @@ class LayerWork:
         also on one GPU, copies all of it once more within the GPU into a contiguous tensor."""
         received = size_bytes * (1 - 1 / shards)
         key = ("gather", size_bytes, shards)
-        return self._keep(
-            key,
-            Work(
+        if key not in self._memo:
+            self._memo[key] = Work(
                 device="link",
                 dtype=self.model.dtype,
                 bytes={"gpu": 2 * size_bytes},
                 link_bytes={"peer": received} if received else {},
                 calls=1,
-            ),
-        )
+            )
+        return self._memo[key]
 
     # -- whole layers ---------------------------------------------------------------------------
 
@@ -329,9 +328,6 @@ class LayerWork:
                 calls=calls,
             )
         return self._memo[key]
-
-    def _keep(self, key: tuple[object, ...], work: Work) -> Work:
-        return self._memo.setdefault(key, work)
 
 
 # How often each byte of a copy touches a memory.

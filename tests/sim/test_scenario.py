@@ -117,7 +117,7 @@ def test_data_parallel_gpus_need_a_sequence_each():
 
 def test_micro_batches_come_from_the_workload_balanced():
     batches = placed(policy={"N": 5, "mu": 2}, tokens=(3, 9, 4, 8)).node.batches
-    assert [batch.prompt_lengths for batch in batches] == [(9, 3), (8, 3), (4,)]
+    assert [batch.prompt_lengths for batch in batches] == [(9,), (8, 3), (4, 3)]
 
 
 def test_padded_prompts_are_all_the_longest():
@@ -152,9 +152,9 @@ def test_the_policy_decides_whether_host_memory_is_pinned(given):
 
 
 def test_weights_are_pinned_by_default_when_they_fit_in_what_can_be_locked():
-    """Two layers of Mixtral are 5.8 GB; 103 GB can be locked on this machine, or 2 % of that."""
+    """Two layers of Mixtral are 5.8 GB; 103 GB can be locked on this machine, or 5 % of that."""
     machine = load_hardware("gcp-t4-24c")
-    small = machine.with_rate("host.pinnable_fraction", 0.02)
+    small = machine.with_rate("host.pinnable_fraction", 0.05)
     assert placed("flexgen", machine=machine).node.pinned is True
     assert placed("flexgen", machine=small).node.pinned is False
     assert placed("cgopipe", machine=machine).node.pinned is False  # its rule is: never
@@ -176,7 +176,7 @@ def test_pinning_by_default_never_makes_a_run_infeasible_that_fits_without():
 
 
 def test_what_does_not_fit_is_infeasible():
-    with pytest.raises(Infeasible, match=r"pool 'gpu' is too small: 'expert weights' needs 11.28 GB"):
+    with pytest.raises(Infeasible, match=r"pool 'gpu' is too small: 'expert weights' needs 11.27 GB"):
         placed("gpu-only", layers=4, machine=toy_hardware(memory=11e9))
 
 

@@ -80,7 +80,7 @@ def test_the_issuing_thread_waits_for_each_attention(lab):
     graph = lab.decode(lab.build(FlexGenCPU, 3))
     order = lab.order(graph, OPS)
     single = [order[w.tasks[0]] for w in graph.waits if len(w.tasks) == 1]
-    assert single == "t0a t0b t0c t1a t1b t1c".split()
+    assert single == [f"t{layer}{j}" for layer in (0, 1) for j in "abc"]
     assert all(w.position == w.tasks[0] + 1 for w in graph.waits if len(w.tasks) == 1)
 
 

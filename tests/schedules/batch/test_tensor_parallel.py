@@ -21,13 +21,13 @@ S1 = {"mu": 36, "layers": 32, "prompts": (418,), "gen_len": 32}
 
 def test_issue_order(lab):
     """Every action on GPU 0, then GPU 1; partial sums are reduced after each half of PostAttn."""
-    order = lab.order(lab.decode(lab.build(CGOPipe, 2, layers=1, gpus=2)), OPS)
-    assert order == [
-        *"q0a q0a  o0a o0a  t0a t0a  p0a p0a".split(),
-        *"q0b q0b  o0b o0b  t0b t0b  p0b p0b".split(),
-        *"h0a h0a  w0a w0a  u0a u0a  r0a  f0a f0a  r0a".split(),
-        *"h0b h0b  w0b w0b  u0b u0b  r0b  f0b f0b  r0b".split(),
-    ]
+    order = """
+        q0a q0a  o0a o0a  t0a t0a  p0a p0a
+        q0b q0b  o0b o0b  t0b t0b  p0b p0b
+        h0a h0a  w0a w0a  u0a u0a  r0a  f0a f0a  r0a
+        h0b h0b  w0b w0b  u0b u0b  r0b  f0b f0b  r0b
+    """
+    lab.check_order(lab.decode(lab.build(CGOPipe, 2, layers=1, gpus=2)), OPS, order)
 
 
 def test_cpu_and_pinning_thread_serve_both_gpus(lab):
