@@ -12,59 +12,17 @@ KV of one token 2 x 8 x 128 x 2 B = 4096 B; attention 4 x 32 x 128 = 16384 flops
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 from schedules.batching import MicroBatch
+from schedules.kernels import CALLS, Kernels
+from schedules.layer_sizes import LayerSizes
 from schedules.model import LayerSpec, ModelSpec
 from schedules.routing import Routing
 from schedules.task import Work
 
-# Kernel launches of an eager PyTorch implementation, counted from its operations:
-CALLS = {
-    "embedding": 1,
-    "qkv": 7,  # norm, q, k, v, two rotations, pack
-    "attention": 3,  # append to the cache, attention, reshape
-    "out": 2,  # output projection, residual
-    "router": 4,  # norm, gate, softmax, top-k
-    "experts": 6,  # sort by expert, two grouped GEMMs, activation, combine, residual
-    "per_expert": 6,  # select, three GEMMs (or two), activation, scatter: for each touched expert
-    "dense": 5,  # two or three GEMMs, activation, residual
-    "head": 3,  # norm, projection, argmax
-}
 
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """Which kernels the published implementation of a schedule runs.
-
-    Parameters
-    ----------
-    experts: `fused` is one grouped GEMM over all experts (class `experts` of the hardware),
-        `loop` is one dense GEMM per touched expert (class `gemm`).
-    cpu_attention: `native` reads each cached element once, in the model's dtype; `torch` first
-        converts keys and values to float32, repeated for every query head, as FlexGen does.
-    logits: in prefill, of the `last` position or of `all` positions, in the model's dtype or, as
-        Hugging Face models do, in float32 beside it.
-    tile_rows, small_tile_rows: a fused expert kernel computes in tiles of this many tokens, so
-        each touched expert's tokens are padded to a multiple. Triton's fused MoE kernel of 2024, as
-        used by MoE-Lightning and its FlexGen port, has tiles of 64 rows, and of 16 where there are
-        no more choices than experts. Padding costs flops, not bytes.
-    """
-
-    experts: Literal["fused", "loop"] = "fused"
-    cpu_attention: Literal["native", "torch"] = "native"
-    logits: Literal["last", "all", "all_float32"] = "last"
-    tile_rows: int = 64
-    small_tile_rows: int = 16
-
-    def rows_per_tile(self, choices: float, n_experts: int) -> int:
-        """Rows of a tile for so many choices (tokens x top_k)."""
-        return self.small_tile_rows if choices <= n_experts else self.tile_rows
-
-
-class LayerWork:
+class LayerWork(LayerSizes):
     """Work of the operations of one model on one of `gpus` tensor-parallel GPUs.
 
     Weights, heads and experts' widths are split evenly over the GPUs; hidden states are not.
@@ -80,12 +38,9 @@ class LayerWork:
         gpus: int = 1,
         cpu_share: float = 1.0,
     ) -> None:
-        self.model = model
+        super().__init__(model, kernels, gpus)
         self.routing = routing
-        self.kernels = kernels
-        self.gpus = gpus
         self.cpu_share = cpu_share
-        self.b = model.bytes_per_parameter
         self.copy = lru_cache(maxsize=None)(self._copy)
         self.qkv = lru_cache(maxsize=None)(self._qkv)
         self.ffn = lru_cache(maxsize=None)(self._ffn)
@@ -93,59 +48,6 @@ class LayerWork:
         self.post_attention = lru_cache(maxsize=None)(self._post_attention)
         self._memo: dict[tuple[object, ...], Work] = {}
         self._joined: list[list[Work]] = []
-
-    # -- sizes, in bytes on one GPU -------------------------------------------------------------
-
-    def attention_bytes(self, layer: LayerSpec) -> float:
-        """Attention weights, with router, norms and shared experts: what CGOPipe keeps resident."""
-        return (layer.parameters - layer.expert_pool_parameters) * self.b / self.gpus
-
-    def expert_bytes(self, layer: LayerSpec) -> float:
-        """Weights of all routed experts of a layer (the whole FFN where it is dense)."""
-        return layer.expert_pool_parameters * self.b / self.gpus
-
-    def layer_bytes(self, layer: LayerSpec) -> float:
-        """All weights of a layer."""
-        return layer.parameters * self.b / self.gpus
-
-    def embedding_bytes(self) -> float:
-        """Token and position embeddings and the output head, each stored once."""
-        m = self.model
-        return (m.embedding_parameters + m.head_parameters) * self.b / self.gpus
-
-    def kv_bytes(self, layer: LayerSpec, tokens: float) -> float:
-        """Cached keys and values of `tokens` tokens."""
-        return tokens * layer.kv_size * self.b / self.gpus
-
-    def hidden_bytes(self, tokens: float) -> float:
-        """Hidden states of `tokens` tokens."""
-        return tokens * self.model.hidden_size * self.b
-
-    def qkv_bytes(self, layer: LayerSpec, tokens: float) -> float:
-        """Queries, keys and values of `tokens` tokens."""
-        return tokens * layer.qkv_size * self.b / self.gpus
-
-    def attended_bytes(self, layer: LayerSpec, tokens: float) -> float:
-        """Attention outputs of `tokens` tokens, before the output projection."""
-        return tokens * layer.query_size * self.b / self.gpus
-
-    def workspace_bytes(self, layer: LayerSpec, tokens: float, sequences: float) -> float:
-        """Activations alive at the widest point of a layer, or of the output head.
-
-        A fused expert kernel holds, for each token and chosen expert, the gate and up projections,
-        their product and the output; a loop over experts holds one expert's share of the tokens
-        at a time, here counted as one choice of each token.
-        """
-        m, gpus = self.model, self.gpus
-        choices = layer.top_k if self.kernels.experts == "fused" else 1
-        inner = 3 if layer.ffn_matrices == 3 else 1  # gate, up and product; or up, in place
-        ffn = choices * (inner * layer.ffn_size / gpus + m.hidden_size) * self.b
-        core = (layer.qkv_size + layer.query_size) / gpus * self.b
-        hidden = self.hidden_bytes(tokens)
-        rows = sequences if self.kernels.logits == "last" else tokens
-        logit_bytes = self.b + (4 if self.kernels.logits == "all_float32" else 0)
-        logits = rows * m.vocab_size * logit_bytes / gpus
-        return max(tokens * max(ffn, core) + 2 * hidden, logits + hidden)
 
     # -- operations on the GPU ------------------------------------------------------------------
 

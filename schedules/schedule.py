@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from typing import ClassVar, Literal
 
 from schedules.errors import BadInput, suggest
-from schedules.layer import Kernels
+from schedules.kernels import Kernels
 from schedules.node import Node
 from schedules.policy import Policy
 

@@ -2,7 +2,7 @@
 
 from schedules.activations import Activations, reserve_workspace
 from schedules.cache import KVCache
-from schedules.layer import Kernels
+from schedules.kernels import Kernels
 from schedules.model import LayerSpec
 from schedules.node import Node, Slot
 from schedules.schedule import Schedule

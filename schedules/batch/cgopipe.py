@@ -5,7 +5,7 @@ from schedules.activations import Activations, keep_resident
 from schedules.batch.kv_prefetch import KVPrefetch
 from schedules.cache import KVCache
 from schedules.errors import BadInput
-from schedules.layer import Kernels
+from schedules.kernels import Kernels
 from schedules.node import Node, Slot
 from schedules.policy import Policy
 from schedules.schedule import Schedule

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from schedules.batch.zigzag import Place, Stage
 from schedules.errors import BadInput
-from schedules.layer import Kernels
+from schedules.kernels import Kernels
 from schedules.node import Node
 from schedules.schedule import Schedule
 

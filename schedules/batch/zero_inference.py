@@ -1,7 +1,7 @@
 """ZeRO-Inference: all weights streamed layer by layer, everything else on the GPU."""
 
 from schedules.activations import reserve_workspace
-from schedules.layer import Kernels
+from schedules.kernels import Kernels
 from schedules.node import GpuNames, Node
 from schedules.schedule import Schedule
 from schedules.streaming import StreamedWeights

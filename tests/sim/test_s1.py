@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from schedules.batch import CGOPipe, FastDecode
-from schedules.layer import Kernels
+from schedules.kernels import Kernels
 from schedules.policy import make_policy
 from sim import simulate
 from sim.cost import Roofline

@@ -21,12 +21,12 @@ from sim.search import MICRO_BATCHES, MOST_SEQUENCES, best_policy, nearby
 from tests.strategies import toy_hardware
 
 WORKLOAD = Workload(
-    name="w", prompt_lengths=Listed(lengths=(30, 50, 7, 100)), gen_len=6, padded=True, source="-"
+    name="w", prompt_lengths=Listed(lengths=(30, 300)), gen_len=4, padded=True, source="-"
 )
 MODEL = load_model("switch-base-8").with_layers(3)
 T4 = load_hardware("gcp-t4-24c")
-SMALL = Scenario(  # 0.7 GB on the GPU, 1.3 GB beside it: a few hundred sequences
-    MODEL, T4.with_rate("gpu.memory", 0.045).with_rate("cpu.memory", 0.0062), WORKLOAD
+SMALL = Scenario(  # 0.7 GB on the GPU, 0.9 GB beside it: about a hundred sequences
+    MODEL, T4.with_rate("gpu.memory", 0.045).with_rate("cpu.memory", 0.0045), WORKLOAD
 )
 
 
@@ -51,7 +51,7 @@ def throughput(scenario: Scenario, name: str, policy: Policy) -> float:
 def grid(name: str) -> list[Policy]:
     """A small grid of policies for a schedule."""
     kind = find_schedule(name)
-    sizes, counts = (1, 4, 9, 16, 32, 48, 96, 192), (1,) if kind.one_batch else (1, 2, 4, 6)
+    sizes, counts = (1, 3, 5, 8, 16, 32, 64, 128), (1,) if kind.one_batch else (1, 2, 4, 8)
     knobs = [{"r_w": r} for r in (0.0, 0.3, 1.0)] if "r_w" in kind.knobs else [{}]
     knobs += [{"A_g": 1, "r_c": r} for r in (0.0, 1.0)] if "A_g" in kind.knobs else []
     return [
@@ -89,12 +89,12 @@ def test_a_micro_batch_is_not_larger_than_a_fixed_batch():
     assert policy.mu <= policy.N == 5
 
 
-@settings(max_examples=5)
+@settings(max_examples=4)
 @given(
     name=st.sampled_from(sorted(schedules())),
     gpu=st.floats(0.035, 0.06),
     host=st.floats(0.003, 0.006),
-    tokens=st.integers(100, 400),
+    tokens=st.integers(200, 400),
 )
 def test_whatever_is_found_fits(name, gpu, host, tokens):
     workload = WORKLOAD.model_copy(update={"prompt_lengths": Fixed(tokens=tokens), "gen_len": 2})
@@ -113,7 +113,7 @@ def test_whatever_is_found_fits(name, gpu, host, tokens):
 
 def test_a_fixed_micro_batch_does_not_lead_beyond_the_largest_batch():
     workload = WORKLOAD.model_copy(update={"prompt_lengths": Fixed(tokens=1), "gen_len": 1})
-    scenario = Scenario(MODEL.with_layers(1), T4.with_rate("gpu.memory", 0.1), workload)
+    scenario = Scenario(MODEL.with_layers(1), T4.with_rate("gpu.memory", 0.3), workload)
     assert search(scenario, "gpu-only", mu=12_000).N <= MOST_SEQUENCES
 
 

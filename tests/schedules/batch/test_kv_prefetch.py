@@ -26,7 +26,7 @@ def test_issue_order(lab):
 
 
 def test_pages_and_kv_share_the_link(lab):
-    """There are three blocks on the GPU: k1a waits for n0a (6), k1b for n0b (9), k1c for n0c (12).
+    """Keys and values take turns with the pages, as hidden states do with A_g = 0.
 
     w0a waits until c0c (11) leaves layer 0's slot, and for its turn behind k1b.
     """
@@ -39,6 +39,25 @@ def test_pages_and_kv_share_the_link(lab):
     """
     graph = lab.decode(lab.build(CGOPipe, 3, A_g=1))
     lab.check(graph, OPS, {"p": 2, "k": 2, "w": 1, "c": 3, "n": 1}, picture)
+
+
+def test_three_blocks_are_as_far_as_the_prefetch_goes(lab):
+    """A layer takes 4 s: k1a waits until n0a (6) has left its block, k1b for n0b, k1c for n0c."""
+    picture = """
+        s   | 0   1   2   3   4   5   6   7   8   9   10  11  12
+        pin | p1a p1b p1c p0a ... p0b ... ... p0c ... ... ... ...
+        h2d | k0a k0b w1a k0c w1b ... k1a w1c ... ... k1b ... ...
+        gpu | ... c0a --- --- --- c0b --- --- --- c0c --- --- ---
+        d2h | ... ... ... ... ... n0a ... ... ... n0b ... ... ...
+
+        s   | 13  14  15  16  17  18  19  20  21  22  23  24  25
+        pin | ... ... ... ... ... ... ... ... ... ... ... ... ...
+        h2d | w0a k1c w0b w0c ... ... ... ... ... ... ... ... ...
+        gpu | c1a --- --- --- c1b --- --- --- c1c --- --- --- ...
+        d2h | n0c ... ... ... n1a ... ... ... n1b ... ... ... n1c
+    """
+    graph = lab.decode(lab.build(CGOPipe, 3, A_g=1))
+    lab.check(graph, OPS, {"p": 1, "k": 1, "w": 1, "c": 4, "n": 1}, picture)
 
 
 def test_with_one_micro_batch_two_blocks_take_turns(lab):

@@ -1,0 +1,68 @@
+"""Bytes of weights, cache and activations on one GPU."""
+
+from schedules.kernels import Kernels
+from schedules.model import LayerSpec, ModelSpec
+
+
+class LayerSizes:
+    """Sizes, in bytes, of what one of `gpus` tensor-parallel GPUs holds of a model.
+
+    Weights, heads and experts' widths are split evenly over the GPUs; hidden states are not.
+    """
+
+    def __init__(self, model: ModelSpec, kernels: Kernels, gpus: int = 1) -> None:
+        self.model = model
+        self.kernels = kernels
+        self.gpus = gpus
+        self.b = model.bytes_per_parameter
+
+    def attention_bytes(self, layer: LayerSpec) -> float:
+        """Attention weights, with router, norms and shared experts: what CGOPipe keeps resident."""
+        return (layer.parameters - layer.expert_pool_parameters) * self.b / self.gpus
+
+    def expert_bytes(self, layer: LayerSpec) -> float:
+        """Weights of all routed experts of a layer (the whole FFN where it is dense)."""
+        return layer.expert_pool_parameters * self.b / self.gpus
+
+    def layer_bytes(self, layer: LayerSpec) -> float:
+        """All weights of a layer."""
+        return layer.parameters * self.b / self.gpus
+
+    def embedding_bytes(self) -> float:
+        """Token and position embeddings and the output head, each stored once."""
+        m = self.model
+        return (m.embedding_parameters + m.head_parameters) * self.b / self.gpus
+
+    def kv_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Cached keys and values of `tokens` tokens."""
+        return tokens * layer.kv_size * self.b / self.gpus
+
+    def hidden_bytes(self, tokens: float) -> float:
+        """Hidden states of `tokens` tokens."""
+        return tokens * self.model.hidden_size * self.b
+
+    def qkv_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Queries, keys and values of `tokens` tokens."""
+        return tokens * layer.qkv_size * self.b / self.gpus
+
+    def attended_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Attention outputs of `tokens` tokens, before the output projection."""
+        return tokens * layer.query_size * self.b / self.gpus
+
+    def workspace_bytes(self, layer: LayerSpec, tokens: float, sequences: float) -> float:
+        """Activations alive at the widest point of a layer, or of the output head.
+
+        A fused expert kernel holds, for each token and chosen expert, the gate and up projections,
+        their product and the output; a loop over experts holds one expert's share of the tokens
+        at a time, here counted as one choice of each token.
+        """
+        m, gpus = self.model, self.gpus
+        choices = layer.top_k if self.kernels.experts == "fused" else 1
+        inner = 3 if layer.ffn_matrices == 3 else 1  # gate, up and product; or up, in place
+        ffn = choices * (inner * layer.ffn_size / gpus + m.hidden_size) * self.b
+        core = (layer.qkv_size + layer.query_size) / gpus * self.b
+        hidden = self.hidden_bytes(tokens)
+        rows = sequences if self.kernels.logits == "last" else tokens
+        logit_bytes = self.b + (4 if self.kernels.logits == "all_float32" else 0)
+        logits = rows * m.vocab_size * logit_bytes / gpus
+        return max(tokens * max(ffn, core) + 2 * hidden, logits + hidden)
