@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from schedules.batching import balance, spread
-from schedules.errors import BadInput
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules.batching import MicroBatch, balance, spread
+from schedules.errors import BadInput, Infeasible
 from schedules.graph import RecordingIssuer
 from schedules.layer import LayerWork
 from schedules.model import ModelSpec
@@ -11,6 +14,7 @@ from schedules.node import Node, gpu_names, stream_names
 from schedules.policy import Policy
 from schedules.routing import Routing
 from schedules.schedule import Schedule
+from schedules.task import Task
 from schedules.workload import Workload
 from sim.hardware import Hardware
 
@@ -49,30 +53,50 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
     Raises `BadInput` for a policy that the schedule cannot follow, `Infeasible` when a pool is too
     small.
     """
-    gpus = scenario.gpus_for(kind)
-    kind.check(policy, gpus)
+    kind.check(policy, scenario.gpus_for(kind))
     _check_context(scenario)
+    if policy.pinned is not None:
+        return kind(_node(scenario, kind, policy, policy.pinned))
+    if kind.pinned_default == "if_it_fits":
+        try:
+            return kind(_node(scenario, kind, policy, True))
+        except Infeasible:
+            pass  # pageable memory may do
+    return kind(_node(scenario, kind, policy, False))
+
+
+def _node(scenario: Scenario, kind: type[Schedule], policy: Policy, pinned: bool) -> Node:
+    """The node as the schedule finds it: streams, empty pools, micro-batches."""
+    gpus, routing = scenario.gpus_for(kind), scenario.routing
     split = gpus if kind.multi_gpu == "tensor" else 1
     own_cpu = kind.multi_gpu == "pipeline" and gpus > 1
-    work = LayerWork(
-        scenario.model, scenario.routing, kind.kernels, split, 1 / gpus if own_cpu else 1.0
-    )
+    cores = 1 / gpus if own_cpu else 1.0
+    work = LayerWork(scenario.model, routing, kind.kernels, split, cores)
+    batches = _batches(scenario, kind, policy, gpus)
     pools = scenario.hardware.capacities()
     device = pools.pop("gpu")
     pools |= {gpu.pool: device for gpu in gpu_names(gpus)}
-    issuer = RecordingIssuer(stream_names(gpus, own_cpu), pools, hosts=gpus)
-    lengths = scenario.workload.lengths(policy.N)
-    batches = balance(lengths, policy.mu)
-    if kind.multi_gpu == "data":
-        if gpus > policy.N:
-            raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
-        batches = spread(lengths, gpus, -(-policy.N // gpus))
-    pinned = policy.pinned
-    if pinned is None:
-        weights = sum(work.layer_bytes(s) for s in scenario.model.decoder_layers) * split
-        pinned = kind.pinned_default == "if_it_fits" and weights <= pools["pinned"]
+
+    def trace(gate: Task) -> NDArray[np.int64]:
+        batch, model = batches[gate.micro_batch], scenario.model
+        tokens = batch.prompt_tokens if gate.step == 0 else batch.size
+        return routing.trace(tokens, model.n_experts, model.top_k, gate)
+
+    issuer = RecordingIssuer(stream_names(gpus, own_cpu), pools, gpus, trace)
     gen_len = scenario.workload.gen_len
-    return kind(Node(issuer, scenario.model, policy, batches, work, gpus, gen_len, pinned))
+    return Node(issuer, scenario.model, policy, batches, work, gpus, gen_len, pinned)
+
+
+def _batches(
+    scenario: Scenario, kind: type[Schedule], policy: Policy, gpus: int
+) -> tuple[MicroBatch, ...]:
+    """The batch in micro-batches; data-parallel GPUs get one each."""
+    lengths = scenario.workload.lengths(policy.N)
+    if kind.multi_gpu != "data":
+        return balance(lengths, policy.mu)
+    if gpus > policy.N:
+        raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
+    return spread(lengths, gpus, -(-policy.N // gpus))
 
 
 def _check_context(scenario: Scenario) -> None:

@@ -259,7 +259,6 @@ def _knobs(draw, scenario: Scenario, kind: type[Schedule]) -> dict[str, object]:
     return values
 
 
-
 def feasible(case: Case) -> Case:
     """The case, on the large machine where the drawn one is too small."""
     try:

@@ -15,7 +15,6 @@ from sim.hardware import load_hardware
 from sim.scenario import Scenario, place
 
 
-
 class Toy(Schedule):
     """One task a step."""
 

@@ -19,7 +19,17 @@ from sim.engine import simulate_graph
 from sim.generation import Generation, Phase
 from sim.result import Result, phase_frame
 from sim.scenario import place
-from tests.strategies import MODELS, POOLS, Case, Issued, Program, WatchedIssuer, cases, feasible, issue
+from tests.strategies import (
+    MODELS,
+    POOLS,
+    Case,
+    Issued,
+    Program,
+    WatchedIssuer,
+    cases,
+    feasible,
+    issue,
+)
 from tests.strategies import programs as random_programs
 
 ROUNDING = 1e-12  # relative: sums of the same seconds in another order
@@ -160,7 +170,9 @@ def test_law_2_timeline_rows_that_start_together_are_in_the_order_of_the_streams
     place_of = {name: i for i, name in enumerate(graph.streams)}
     keys = [
         (start, place_of[stream], task)
-        for start, stream, task in zip(frame["start_s"], frame["stream"], frame["task"], strict=True)
+        for start, stream, task in zip(
+            frame["start_s"], frame["stream"], frame["task"], strict=True
+        )
     ]
     assert keys == sorted(keys)
     assert sorted(frame["task"]) == list(range(len(graph)))

@@ -176,7 +176,9 @@ def test_pinning_by_default_never_makes_a_run_infeasible_that_fits_without():
 
 
 def test_what_does_not_fit_is_infeasible():
-    with pytest.raises(Infeasible, match=r"pool 'gpu' is too small: 'expert weights' needs 11.27 GB"):
+    with pytest.raises(
+        Infeasible, match=r"pool 'gpu' is too small: 'expert weights' needs 11.27 GB"
+    ):
         placed("gpu-only", layers=4, machine=toy_hardware(memory=11e9))
 
 
