@@ -59,7 +59,7 @@ class TaskGraph:
 
     def same_structure(self, other: "TaskGraph") -> bool:
         """Whether the two differ in amounts of work and step numbers at most."""
-        arrays = ("op", "stream", "work", "layer", "micro_batch", "host", "offsets", "dependencies")
+        arrays = ("op", "stream", "layer", "micro_batch", "host", "offsets", "dependencies")
         return (
             self.streams == other.streams
             and self.ops == other.ops

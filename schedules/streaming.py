@@ -132,9 +132,10 @@ class StreamedWeights:
             self.node.issuer.task("all_gather", gpu.h2d, shares, whole, work, spec.index)
 
     def _target(self, gpu: GpuNames, layer: int, page: int | None) -> list[Buffer]:
-        """Where a copy goes: to the layer's slot, or to where a gather takes it from."""
+        """Where a copy goes: to the layer's slot, of which a gather takes the GPU's own share."""
         if self.gathered:
-            return [self.received[gpu][(self.node.base + layer) % SLOTS]]
+            own = self.received[gpu][(self.node.base + layer) % SLOTS]
+            return [own, *self.resident(gpu, layer)]
         return self._some(self.resident(gpu, layer), page)
 
     def _bytes(self, spec: LayerSpec, page: int | None) -> float:

@@ -90,10 +90,13 @@ def _node(scenario: Scenario, kind: type[Schedule], policy: Policy, pinned: bool
 def _batches(
     scenario: Scenario, kind: type[Schedule], policy: Policy, gpus: int
 ) -> tuple[MicroBatch, ...]:
-    """The batch in micro-batches; data-parallel GPUs get one each."""
+    """The batch in micro-batches; data-parallel GPUs get one each.
+
+    A pipeline splits each micro-batch over its turns, so it holds a sequence for each of them.
+    """
     lengths = scenario.workload.lengths(policy.N)
     if kind.multi_gpu != "data":
-        return balance(lengths, policy.mu)
+        return balance(lengths, max(policy.mu, gpus) if kind.multi_gpu == "pipeline" else policy.mu)
     if gpus > policy.N:
         raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
     return spread(lengths, gpus, -(-policy.N // gpus))

@@ -22,7 +22,8 @@ class FlexGen(Schedule):
     On several GPUs the layers are divided into stages, one process each (FlexGen, section 4.4, as
     in its `dist_flex_opt.py`): each micro-batch is split into as many parts, a stage runs one part
     through all its layers, its weights streaming in anew, and then all stages exchange hidden
-    states.
+    states. Simplified: each stage keeps the one-GPU order of its loads and stores, and the last
+    stage sends hidden states where FlexGen sends token ids.
     """
 
     name = "flexgen"
@@ -46,7 +47,9 @@ class FlexGen(Schedule):
     def prefill(self) -> None:
         count = len(self.stages)
         for stage in self.stages:
+            self.node.issuer.host = stage.gpu.index
             stage.load_weight(0)
+        self.node.issuer.host = 0
         self.node.issuer.barrier()
         for turn in range(2 * count - 1):
             self.turn([turn - r if 0 <= turn - r < count else None for r in range(count)])
@@ -97,6 +100,7 @@ class FlexGen(Schedule):
     def exchange(self, parts: Sequence[int | None]) -> None:
         """Blocking send and receive of all hidden states of the turn; every process waits."""
         node = self.node
+        node.issuer.barrier()
         for stage, part in zip(self.stages, parts, strict=True):
             if part is not None:
                 tokens = sum(stage.tokens(part, j) for j in range(node.n_micro_batches))

@@ -11,8 +11,9 @@ from schedules.task import Buffer, Work
 class ZeROInference(Schedule):
     """One large batch, its KV cache on the GPU, every layer's weights streamed in every pass.
 
-    The next layer's weights come while this layer computes (one layer of prefetch). The embedding
-    and the head visit the GPU when they are needed. Weights are page-locked when they fit in what
+    The next layer's weights come while this layer computes (one layer of prefetch). The larger of
+    embedding and head has its place on the GPU; their copies, 0.6 % of Mixtral's, are left out.
+    Weights are page-locked when they fit in what
     can be locked. Source: DeepSpeed Inference (arXiv 2207.00032), section 6 (ZeRO-Inference).
 
     Several GPUs are data-parallel: each has its share of the batch, copies its share of each

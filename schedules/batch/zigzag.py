@@ -91,18 +91,27 @@ class Stage(StageMemory):
 
     def store_cache(self, place: Place | None) -> None:
         """The previous micro-batch's new keys and values, to pageable memory."""
-        if place is None or self.half(place.half)[1] == "ffn" or self.node.policy.r_c == 1:
+        if place is None or self.node.policy.r_c == 1:
             return
         if self.on_cpu and self.node.step > 0:
             return  # the CPU's attention has appended them
-        spec, _ = self.half(place.half)
-        if spec.stack == "encoder":
-            return
         tokens = self.tokens(place.part, place.micro_batch)
-        size = self.node.work.kv_bytes(spec, tokens) * (1 - self.node.policy.r_c)
-        home = self.cache[spec.index, place.part, place.micro_batch]
-        source = self.block(place)[0] if self.node.step else self.hidden(place)
-        self._copy("store_kv", "d2h_pageable", size, source, home, spec.index, place.micro_batch)
+        source = self.new_kv[place.number % 2] if self.node.step else self.hidden(place)
+        for spec in self._filled(place):
+            size = self.node.work.kv_bytes(spec, tokens) * (1 - self.node.policy.r_c)
+            home = self.cache[spec.index, place.part, place.micro_batch]
+            j = place.micro_batch
+            self._copy("store_kv", "d2h_pageable", size, source, home, spec.index, j)
+
+    def _filled(self, place: Place) -> Sequence[LayerSpec]:
+        """Decoder layers whose keys and values an iteration makes.
+
+        An attention makes its own; the end of the encoder makes all cross-attention's.
+        """
+        spec, kind = self.half(place.half)
+        if spec.stack == "decoder":
+            return [spec] if kind == "attention" else []
+        return self.decode_layers if place.half == 2 * len(self.layers) - 1 else []
 
     def load_hidden(self, place: Place | None) -> None:
         """The next micro-batch's hidden states; the first layer looks up its own."""
@@ -140,7 +149,7 @@ class Stage(StageMemory):
             size, work = self.batch(place).size, self.node.work
             core = work.decode_core(spec, size, self.context(place))
             out = work.out_projection(spec, size)
-            block = self.block(place)
+            block = [*self.block(place), self.new_kv[place.number % 2]]
             self._gpu("compute_attention", place, work.join(core, out, self._before(place)), block)
 
     def barrier(self) -> None:

@@ -82,7 +82,7 @@ class StageMemory:
         )
 
     def _allocate_cache(self) -> None:
-        node, share = self.node, self.node.policy.r_c
+        node, share, work = self.node, self.node.policy.r_c, self.node.work
         sizes = [
             [
                 node.work.kv_bytes(self.decode_layers[0], b.prompt_tokens + node.gen_len * b.size)
@@ -101,6 +101,11 @@ class StageMemory:
         moving = 0.0 if self.on_cpu else max(map(max, sizes)) * (1 - share)
         self.blocks = [
             [node.on_gpu(self.gpu, f"KV block[{i}]", moving / 2) for _ in KEYS_AND_VALUES]
+            for i in range(2)
+        ]
+        new = max(work.kv_bytes(self.decode_layers[0], b.size) for part in self.parts for b in part)
+        self.new_kv = [
+            node.on_gpu(self.gpu, f"new KV[{i}]", 0 if self.on_cpu else new * (1 - share))
             for i in range(2)
         ]
         self.kv_staging = [

@@ -1,5 +1,7 @@
 """The task graph: what was issued, as arrays."""
 
+from itertools import pairwise
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -74,7 +76,7 @@ def test_an_empty_graph():
     assert len(graph.to_networkx()) == 0
 
 
-# -- one graph after another ------------------------------------------------------------------------
+# -- one graph after another -----------------------------------------------------------------------
 
 
 def test_the_next_graph_starts_from_nothing():
@@ -106,7 +108,7 @@ def test_a_graph_is_taken_only_right_after_a_barrier_of_all_streams():
     assert len(issuer.take()) == 1
 
 
-# -- same structure ---------------------------------------------------------------------------------
+# -- same structure --------------------------------------------------------------------------------
 
 
 def test_steps_differ_in_amounts_and_step_numbers_only():
@@ -170,7 +172,7 @@ def test_dependencies_streams_and_hosts_belong_to_the_structure():
     assert not recorded(plain).same_structure(recorded(plain, hosts=2))
 
 
-# -- random graphs ----------------------------------------------------------------------------------
+# -- random graphs ---------------------------------------------------------------------------------
 
 
 @given(programs())
@@ -205,4 +207,4 @@ def test_networkx_has_all_tasks_and_only_edges_forward(program):
     assert data == {(int(i), j) for j in range(len(graph)) for i in graph.dependencies_of(j)}
     chains = [np.flatnonzero(graph.stream == s).tolist() for s in range(len(graph.streams))]
     stream = {(i, j) for i, j, kind in net.edges(data="kind") if kind == "stream"}
-    assert stream == {(i, j) for chain in chains for i, j in zip(chain, chain[1:], strict=False)}
+    assert stream == {(i, j) for chain in chains for i, j in pairwise(chain)}

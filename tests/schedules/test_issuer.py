@@ -25,7 +25,7 @@ def dependencies(issuer) -> list[list[int]]:
     return [graph.dependencies_of(task).tolist() for task in range(len(graph))]
 
 
-# -- dependencies follow from the data --------------------------------------------------------------
+# -- dependencies follow from the data -------------------------------------------------------------
 
 
 def test_a_reader_waits_for_the_last_writer():
@@ -119,7 +119,7 @@ def test_a_barrier_of_some_streams_does_not_settle_the_others():
     assert dependencies(i) == [[], [0]]
 
 
-# -- waits and barriers -----------------------------------------------------------------------------
+# -- waits and barriers ----------------------------------------------------------------------------
 
 
 def waits(issuer):
@@ -166,7 +166,7 @@ def test_without_a_trace_there_is_no_routing():
         i.routing(i.task("gate", "gpu"))
 
 
-# -- names ------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def test_an_unknown_stream_is_answered_with_the_nearest():
@@ -195,7 +195,7 @@ def test_a_failed_task_leaves_nothing_behind():
     assert dependencies(i) == [[]]
 
 
-# -- memory -----------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_infeasible_and_says_why():

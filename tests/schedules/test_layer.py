@@ -24,7 +24,7 @@ def first(work: LayerWork):
     return work.model.decoder_layers[0]
 
 
-# -- Mixtral 8x7B, one layer, decode of 36 sequences, float16 ---------------------------------------
+# -- Mixtral 8x7B, one layer, decode of 36 sequences, float16 --------------------------------------
 # h = 4096; q: 32 x 128 = 4096; kv: 2 x 8 x 128 = 2048; qkv: 6144; expert: 3 x 4096 x 14336
 
 MIXTRAL = work_of("mixtral-8x7b")
@@ -102,7 +102,7 @@ def test_experts_one_after_the_other():
     """72 choices of one expert each; all eight touched, six kernels for each, four for the gate."""
     work = MIXTRAL.ffn(LAYER, 36)
     assert work.flops == {"gemm": 2 * 72 * EXPERT + 2 * 36 * 8 * 4096}
-    assert 2 * 72 * EXPERT == pytest.approx(25.4e9, rel=2e-3)
+    assert work.flops["gemm"] == pytest.approx(25.4e9, rel=2e-3)
     weights = TOUCHED * EXPERT + 8 * 4096 + 4096
     activations = 36 * (2 * 4096 + 2 * (2 * 4096 + 3 * 14336))
     assert work.bytes["gpu"] == pytest.approx(2 * (weights + activations))
@@ -170,7 +170,7 @@ def test_workspace():
     assert last == 1000 * (3 * 14336 + 4096) * 2 + 2 * 1000 * 8192
 
 
-# -- copies -----------------------------------------------------------------------------------------
+# -- copies ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_equal_operands_give_the_same_object():
     assert MIXTRAL.join(MIXTRAL.head(1), None) is MIXTRAL.head(1)
 
 
-# -- DeepSeek-V2-Lite: multi-head latent attention --------------------------------------------------
+# -- DeepSeek-V2-Lite: multi-head latent attention -------------------------------------------------
 # 16 heads of 128 + 64 (rotary); latent 512; values of 128; h = 2048
 
 
@@ -233,7 +233,7 @@ def test_first_layer_of_deepseek_is_dense_and_the_others_share_two_experts():
     assert work.ffn(moe, 5).calls == 4 + 6 * round(touched)
 
 
-# -- Switch base: encoder and decoder, float32 ------------------------------------------------------
+# -- Switch base: encoder and decoder, float32 -----------------------------------------------------
 # h = 768; q: 12 x 64 = 768; kv: 1536
 
 
@@ -265,7 +265,7 @@ def test_an_encoder_attends_to_all_pairs():
     assert work.qkv(encoder, 3).flops == {"gemm": 2 * 3 * (768 * 2304 + 768 + 32 * 12)}
 
 
-# -- what must balance, for all models --------------------------------------------------------------
+# -- what must balance, for all models -------------------------------------------------------------
 
 TOKENS = 100_000  # enough to touch every expert
 

@@ -39,7 +39,7 @@ def toy() -> Schedule:
     return place(scenario, Toy, make_policy({"N": 2, "mu": 1}))
 
 
-# -- phases -----------------------------------------------------------------------------------------
+# -- phases ----------------------------------------------------------------------------------------
 
 
 def test_each_phase_is_numbered_and_ends_with_a_barrier():
@@ -61,7 +61,7 @@ def test_the_first_token_comes_from_prefill_unless_there_is_an_encoder():
     assert Schedule.n_decode_steps(is_encoder_decoder=False, gen_len=1) == 0
 
 
-# -- checks of the policy ---------------------------------------------------------------------------
+# -- checks of the policy --------------------------------------------------------------------------
 
 OTHER = {"A_g": 1, "F_g": 0, "r_w": 0.5, "r_c": 0.5, "r_h": 0.5, "pinned": True}
 
@@ -110,7 +110,7 @@ def test_cgopipe_keeps_the_cache_where_its_attention_is():
         kind.check(Policy(N=8, mu=8, A_g=1), n_gpus=2)
 
 
-# -- where schedules are found ----------------------------------------------------------------------
+# -- where schedules are found ---------------------------------------------------------------------
 
 
 def test_every_built_in_schedule_is_found_by_its_name():

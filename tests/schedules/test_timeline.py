@@ -33,7 +33,7 @@ def example(name="timeline") -> Timeline:
     return Timeline(frame(*rows), STREAMS, name)
 
 
-# -- round trip -------------------------------------------------------------------------------------
+# -- round trip ------------------------------------------------------------------------------------
 
 
 def test_parquet_keeps_rows_types_streams_and_name(tmp_path):
@@ -79,7 +79,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert Timeline.from_parquet(str(path)).name == "second"
 
 
-# -- windows ----------------------------------------------------------------------------------------
+# -- windows ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_window_holds_the_tasks_that_run_within_it(start, end, ops):
     assert (window.streams, window.name) == (STREAMS, "whole")
 
 
-# -- what is refused --------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 def test_missing_columns_are_named():
@@ -159,7 +159,7 @@ def test_a_parquet_file_without_a_column(tmp_path):
 def test_a_parquet_file_with_words_for_times(tmp_path):
     words = example().frame.assign(end_s=["one", "two", "three"])
     written(tmp_path / "t.parquet", words, OURS)
-    with pytest.raises(BadInput, match="t.parquet"):
+    with pytest.raises(BadInput, match=r"t\.parquet"):
         Timeline.from_parquet(tmp_path / "t.parquet")
 
 
@@ -170,8 +170,8 @@ def test_a_folder_that_does_not_exist(tmp_path):
 
 def test_a_folder_in_the_place_of_the_file(tmp_path):
     (tmp_path / "t.parquet").mkdir()
-    with pytest.raises(BadInput, match="t.parquet"):
+    with pytest.raises(BadInput, match=r"t\.parquet"):
         example().to_parquet(tmp_path / "t.parquet")
     assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]  # nothing half-written
-    with pytest.raises(BadInput, match="t.parquet"):
+    with pytest.raises(BadInput, match=r"t\.parquet"):
         Timeline.from_parquet(tmp_path / "t.parquet")

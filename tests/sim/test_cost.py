@@ -50,7 +50,7 @@ def test_a_copy_takes_as_long_as_its_link(link, seconds):
 
 
 def test_a_copy_can_be_limited_by_a_memory():
-    """pin_parallel moves 16 bytes/s, but each is read and written at 40: 20 bytes/s... of 2 each."""
+    """80 bytes at 16 bytes/s; each is read and written at 40 bytes/s, or three times as often."""
     work = Work(device="link", bytes={"cpu": 2 * 80}, link_bytes={"pin_parallel": 80})
     assert COST.seconds(work) == 80 / 16  # 5 s; memory 4 s
     slow = Work(device="link", bytes={"cpu": 6 * 80}, link_bytes={"pin_parallel": 80})
@@ -107,7 +107,7 @@ def test_prices_of_an_empty_graph():
     assert seconds.shape == issue_s.shape == (0,)
 
 
-# -- what there is no rate for ----------------------------------------------------------------------
+# -- what there is no rate for ---------------------------------------------------------------------
 
 
 def test_unknown_hardware_is_refused_and_not_guessed():
@@ -123,7 +123,7 @@ def test_unknown_hardware_is_refused_and_not_guessed():
         COST.seconds(Work(device="link", flops={"gemm": 1}))
 
 
-# -- properties -------------------------------------------------------------------------------------
+# -- properties ------------------------------------------------------------------------------------
 
 amounts = st.floats(0, 1e6, allow_nan=False)
 works = st.builds(

@@ -33,7 +33,7 @@ def simulate(graph, seconds, issue_s=0.0, sync_s=0.0):
     )
 
 
-# -- by hand ----------------------------------------------------------------------------------------
+# -- by hand ---------------------------------------------------------------------------------------
 
 
 def test_streams_run_side_by_side_and_each_in_order():
@@ -277,7 +277,7 @@ def test_times_are_floats_even_where_all_tasks_start_at_zero():
     assert (run.start_s.dtype, run.end_s.dtype) == (np.float64, np.float64)
 
 
-# -- random graphs ----------------------------------------------------------------------------------
+# -- random graphs ---------------------------------------------------------------------------------
 
 
 def recurrence(graph, duration_s, issue_s, sync_s):
@@ -342,7 +342,7 @@ def test_nothing_ends_later_when_issuing_and_waiting_cost_nothing(program):
     assert np.all(free.end_s <= paid.end_s * (1 + 1e-12))
 
 
-# -- what is refused --------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 
 def one_task():

@@ -19,7 +19,7 @@ from sim.hardware import load_hardware
 from sim.scenario import Scenario, place
 from tests.strategies import Case, cases, feasible
 
-# -- convex series ----------------------------------------------------------------------------------
+# -- convex series ---------------------------------------------------------------------------------
 
 
 def counting(f):
@@ -75,7 +75,7 @@ def test_short_series():
     assert convex_series(lambda s: np.array([s * s]), 2).tolist() == [[1], [4]]
 
 
-# -- all phases in one graph ------------------------------------------------------------------------
+# -- all phases in one graph -----------------------------------------------------------------------
 
 
 def in_one_graph(schedule, steps: int, cost) -> Phase:
@@ -152,7 +152,7 @@ def test_decode_steps_issue_the_same_tasks():
         assert all(generation.first.graph.same_structure(graph) for graph in graphs), kind.name
 
 
-# -- phases -----------------------------------------------------------------------------------------
+# -- phases ----------------------------------------------------------------------------------------
 
 
 def test_a_generation_of_one_token_is_prefill_alone():

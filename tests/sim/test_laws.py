@@ -1,4 +1,4 @@
-"""What must always hold (DESIGN.md, laws 1 to 3), on random programs and on every built-in schedule.
+"""What must always hold (laws 1 to 3 of the design), on random programs and on every schedule.
 
 Law 1: no stream runs two tasks at once; no task starts before its dependencies end; no buffer is
 written while another task touches it; memory never exceeds a pool. Law 2: same inputs, same result,
@@ -13,12 +13,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from schedules.schedule import schedules
+from schedules.lengths import Fixed
+from schedules.model_presets import load_model
+from schedules.policy import make_policy
+from schedules.schedule import find_schedule, schedules
+from schedules.workload import Workload
 from sim.cost import Roofline, price
 from sim.engine import simulate_graph
 from sim.generation import Generation, Phase
+from sim.hardware import load_hardware
 from sim.result import Result, phase_frame
-from sim.scenario import place
+from sim.scenario import Scenario, place
 from tests.strategies import (
     MODELS,
     POOLS,
@@ -29,18 +34,17 @@ from tests.strategies import (
     cases,
     feasible,
     issue,
+    programs,
 )
-from tests.strategies import programs as random_programs
 
 ROUNDING = 1e-12  # relative: sums of the same seconds in another order
-TOUCHES = ("task", (0, 1, 0, 1, 3))  # the first host's task on the first device, writing buffer 1
 
 
 def simulate(issued: Issued):
     return simulate_graph(issued.graph, issued.duration_s, issued.issue_s, issued.sync_s)
 
 
-# -- law 1, each clause checked from the recorded accesses and the times alone ----------------------
+# -- law 1, each clause checked from the recorded accesses and the times alone ---------------------
 
 
 def check_streams(graph, run):
@@ -70,6 +74,13 @@ def check_buffers(accesses, run):
             written[id(buffer)] = max(end, written.get(id(buffer), 0.0))
         for buffer in (*reads, *writes):
             touched[id(buffer)] = max(end, touched.get(id(buffer), 0.0))
+
+
+def check_host_streams(graph):
+    """What runs on an issuing thread is issued by it, so it cannot run beside another such task."""
+    for stream, name in enumerate(graph.streams):
+        if name.startswith("host"):
+            assert len(set(graph.host[graph.stream == stream].tolist())) <= 1, name
 
 
 def check_waits(graph, run):
@@ -109,6 +120,7 @@ def check_pools(issuer, capacities, run):
 def check_law_1(graph, issuer, run, capacities):
     assert np.all(run.end_s >= run.start_s)
     check_streams(graph, run)
+    check_host_streams(graph)
     check_dependencies(graph, run)
     check_buffers(issuer.accesses, run)
     check_waits(graph, run)
@@ -116,7 +128,7 @@ def check_law_1(graph, issuer, run, capacities):
 
 
 @settings(max_examples=200)
-@given(random_programs())
+@given(programs())
 @example(  # two small buffers take the place of a large one whose last task still runs
     Program(
         hosts=1,
@@ -134,15 +146,15 @@ def check_law_1(graph, issuer, run, capacities):
         sync_s=0.0,
     )
 )
-def test_law_1_on_random_programs(program):
+def test_law_1_on_programs(program):
     issued = issue(program)
     check_law_1(issued.graph, issued.issuer, simulate(issued), POOLS)
 
 
-# -- law 2 ------------------------------------------------------------------------------------------
+# -- law 2 -----------------------------------------------------------------------------------------
 
 
-@given(random_programs())
+@given(programs())
 def test_law_2_the_same_program_has_the_same_times_bit_for_bit(program):
     one, two = issue(program), issue(program)
     assert one.graph.same_structure(two.graph)
@@ -153,7 +165,7 @@ def test_law_2_the_same_program_has_the_same_times_bit_for_bit(program):
     assert first.issuing_s.tobytes() == second.issuing_s.tobytes()
 
 
-@given(random_programs(), st.randoms(use_true_random=False))
+@given(programs(), st.randoms(use_true_random=False))
 def test_law_2_the_order_in_which_streams_are_listed_changes_no_time(program, random):
     shuffled = random.sample(program.streams, len(program.streams))
     one, two = simulate(issue(program)), simulate(issue(program, shuffled))
@@ -162,23 +174,19 @@ def test_law_2_the_order_in_which_streams_are_listed_changes_no_time(program, ra
     assert one.makespan_s == two.makespan_s
 
 
-@given(random_programs(times=st.integers(0, 2).map(float)))
+@given(programs(times=st.integers(0, 2).map(float)))
 def test_law_2_timeline_rows_that_start_together_are_in_the_order_of_the_streams(program):
     issued = issue(program)
     graph, run = issued.graph, simulate(issued)
     frame = phase_frame(Phase(graph, run, issued.duration_s))
     place_of = {name: i for i, name in enumerate(graph.streams)}
-    keys = [
-        (start, place_of[stream], task)
-        for start, stream, task in zip(
-            frame["start_s"], frame["stream"], frame["task"], strict=True
-        )
-    ]
+    rows = zip(frame["start_s"], frame["stream"], frame["task"], strict=True)
+    keys = [(start, place_of[stream], task) for start, stream, task in rows]
     assert keys == sorted(keys)
     assert sorted(frame["task"]) == list(range(len(graph)))
 
 
-# -- law 3 ------------------------------------------------------------------------------------------
+# -- law 3 -----------------------------------------------------------------------------------------
 
 
 def longest_chain(graph, duration_s) -> float:
@@ -195,7 +203,7 @@ def busiest(graph, duration_s) -> float:
     return np.bincount(graph.stream, duration_s, minlength=len(graph.streams)).max()
 
 
-@given(random_programs())
+@given(programs())
 def test_law_3_no_time_is_below_the_busiest_stream_or_the_longest_chain(program):
     issued = issue(program)
     makespan = simulate(issued).makespan_s * (1 + ROUNDING)
@@ -203,7 +211,7 @@ def test_law_3_no_time_is_below_the_busiest_stream_or_the_longest_chain(program)
     assert makespan >= longest_chain(issued.graph, issued.duration_s)
 
 
-# -- the built-in schedules -------------------------------------------------------------------------
+# -- the built-in schedules ------------------------------------------------------------------------
 
 
 def generate(schedule) -> int:
@@ -239,6 +247,19 @@ def test_laws_1_and_3_on_every_schedule(name, model, data):
     makespan = run.makespan_s * (1 + ROUNDING)
     assert makespan >= busiest(graph, duration_s)
     assert makespan >= longest_chain(graph, duration_s)
+
+
+@pytest.mark.parametrize("name", ["flexgen", "flexgen-cpu"])
+def test_each_process_of_a_pipeline_pins_its_own_weights(name):
+    """From the first load on: no process is held up by what another one copies."""
+    workload = Workload(
+        name="w", prompt_lengths=Fixed(tokens=9), gen_len=2, padded=False, source="made up"
+    )
+    model, machine = load_model("opt-6.7b").with_layers(2), load_hardware("gcp-t4x2-32c")
+    policy = make_policy({"N": 4, "mu": 2, "pinned": False})
+    schedule = place(Scenario(model, machine, workload), find_schedule(name), policy)
+    generate(schedule)
+    check_host_streams(schedule.node.issuer.take())
 
 
 def simulated(case: Case) -> Result:

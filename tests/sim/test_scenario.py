@@ -29,7 +29,7 @@ def placed(schedule="cgopipe", policy=None, **asked):
     return place(scenario(**asked), find_schedule(schedule), make_policy(values))
 
 
-# -- GPUs -------------------------------------------------------------------------------------------
+# -- GPUs ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_data_parallel_gpus_need_a_sequence_each():
         placed("zero-inference", {"N": 3, "mu": 3}, machine="gcp-t4x4-32c")
 
 
-# -- the batch --------------------------------------------------------------------------------------
+# -- the batch -------------------------------------------------------------------------------------
 
 
 def test_micro_batches_come_from_the_workload_balanced():
@@ -130,7 +130,7 @@ def test_the_policy_is_checked_first():
         placed(policy={"r_h": 0.5})
 
 
-# -- context ----------------------------------------------------------------------------------------
+# -- context ---------------------------------------------------------------------------------------
 
 
 def test_learned_positions_end_somewhere():
@@ -143,7 +143,7 @@ def test_rotary_and_relative_positions_do_not():
     placed(model="switch-base-8", tokens=600, gen_len=600)
 
 
-# -- pinned memory ----------------------------------------------------------------------------------
+# -- pinned memory ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -172,7 +172,7 @@ def test_pinning_by_default_never_makes_a_run_infeasible_that_fits_without():
     assert placed("flexgen", machine=tight, **asked).node.pinned is False
 
 
-# -- memory -----------------------------------------------------------------------------------------
+# -- memory ----------------------------------------------------------------------------------------
 
 
 def test_what_does_not_fit_is_infeasible():

@@ -25,6 +25,7 @@ from sim.engine import simulate_graph
 from sim.hardware import load_hardware
 from sim.scenario import Scenario, place
 
+MACHINES = {1: "gcp-t4-24c", 2: "gcp-t4x2-32c", 4: "gcp-t4x4-32c"}  # by number of GPUs
 MICRO_BATCHES = "abcdefghijklmnopqrstuvwxyz"
 LARGE = 100e6  # bytes; the attention weights of a layer of Mixtral 8x7B are 84e6, its FFN's 2.8e9
 
@@ -48,8 +49,9 @@ class Lab:
 
         The prompts' lengths, in tokens, are repeated to fill the batch.
         """
-        machine = load_hardware("gcp-t4-24c" if gpus == 1 else "gcp-t4x2-32c")
-        machine = machine.with_rate("gpu.memory", 100).with_rate("cpu.memory", 10)
+        machine = (
+            load_hardware(MACHINES[gpus]).with_rate("gpu.memory", 100).with_rate("cpu.memory", 10)
+        )
         lengths = Listed(lengths=tuple(prompts))
         workload = Workload(
             name="test", prompt_lengths=lengths, gen_len=gen_len, padded=False, source="this test"

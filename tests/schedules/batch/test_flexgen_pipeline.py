@@ -120,6 +120,20 @@ def test_stages_take_the_parts_in_turn(lab):
     assert lab.sizes(graph, "load_kv", "h2d1") == second + first
 
 
+def test_four_stages_take_the_parts_in_turn(lab):
+    """Part i reaches stage r in turn i + r: stage 1 starts with part 3 of the step before."""
+    changes = ON_GPU | {"mu": 4, "gpus": 4, "layers": 4, "r_c": 0.0}
+    graph = lab.decode(pipeline(lab, prompts=(40, 30, 20, 10), **changes))
+    for lane, parts in {
+        "h2d0": (40, 30, 20, 10),
+        "h2d1": (10, 40, 30, 20),
+        "h2d2": (20, 10, 40, 30),
+        "h2d3": (30, 20, 10, 40),
+    }.items():
+        keys_and_values = [tokens * 2_048 for tokens in parts for _ in range(2)]
+        assert lab.sizes(graph, "load_kv", lane) == keys_and_values
+
+
 def test_bytes_of_a_step(lab):
     """Weights stream in anew for each of the two turns; all else as on one GPU.
 
