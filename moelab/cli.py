@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from moelab import __version__, options
-from moelab.output import check_target, show, write_json
+from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
 TIMELINES = (".html", ".parquet", ".json")
@@ -105,6 +105,9 @@ def simulate(
 
     check_target(json)
     check_target(timeline, TIMELINES)
+    check_distinct(timeline, json)
+    if steps is not None and timeline is None:
+        raise BadInput("--steps chooses what a timeline shows; give --timeline FILE as well")
     values = parse_assignments(policy or [])
     result = run(
         schedule, model, hardware, workload, gen_len, batch, micro_batch, values, padded, gpus, seed
@@ -145,6 +148,7 @@ def compare(
 
     check_target(json)
     check_target(report, (".html",))
+    check_distinct(report, json)
     values = parse_assignments(policy or [])
     comparison = run(
         schedules or None,
@@ -175,15 +179,13 @@ def validate(
     json: options.JsonFile = None,
 ) -> None:
     """Simulate published figures and print simulated, published and error."""
-    from reports.tables import validation_table
+    from moelab.validation import validation_parts
     from sim.published import read_published
     from sim.validate import validate as run
 
     check_target(json)
-    rows = read_published(published)
-    found = run(rows)
-    summary = found["summary"]
-    show(json, validation_table(found["rows"], {"all": summary} | summary["by_source"]))
+    found = run(read_published(published))
+    show(json, *validation_parts(found))
     write_json(json, found)
 
 

@@ -39,9 +39,12 @@ def parse_steps(text: str | None, last: int, suffix: str) -> list[int]:
 
 
 def write_timeline_file(timeline: Timeline, path: Path) -> None:
-    """The timeline in the format of the file's name."""
+    """The timeline in the format of the file's name. Raises `BadInput` if it cannot be written."""
     if path.suffix == ".parquet":
-        timeline.to_parquet(path)
+        try:
+            timeline.to_parquet(path)
+        except OSError as error:
+            raise BadInput(f"cannot write '{path}': {error.strerror or error}") from None
     elif path.suffix == ".json":
         write_chrome_trace(timeline, path)
     else:

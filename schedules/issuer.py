@@ -5,6 +5,7 @@ readers and the writer of what it overwrites. What the FIFO order of its stream,
 all streams, already implies is not recorded twice.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -24,17 +25,26 @@ class Pool:
         self.used_bytes = 0
         self.peak_bytes = 0
         self._live: dict[int, Buffer] = {}
-        self._leaving: list[Buffer] = []  # freed, but tasks on streams may still touch them
+        self._leaving: list[tuple[Buffer, int]] = []  # freed, and how much of it nobody took yet
 
     def add(self, buffer: Buffer) -> list[Buffer]:
-        """Take the memory; returns the freed buffers whose last tasks it has to wait for."""
-        reused: list[Buffer] = []
-        while self.used_bytes + buffer.bytes > self.capacity_bytes and self._leaving:
-            oldest = self._leaving.pop(0)
-            self.used_bytes -= oldest.bytes
-            reused.append(oldest)
-        if self.used_bytes + buffer.bytes > self.capacity_bytes:
+        """Take the memory; returns the freed buffers whose last tasks it has to wait for.
+
+        Memory that no task can touch any more goes first, then what was freed first.
+        """
+        leaving = sum(size for _, size in self._leaving)
+        if self.used_bytes - leaving + buffer.bytes > self.capacity_bytes:
             raise Infeasible(self._complaint(buffer))
+        reused: list[Buffer] = []
+        missing = self.used_bytes + buffer.bytes - self.capacity_bytes
+        while missing > 0:
+            oldest, size = self._leaving.pop(0)
+            taken = min(size, missing)
+            if taken < size:
+                self._leaving.insert(0, (oldest, size - taken))
+            self.used_bytes -= taken
+            missing -= taken
+            reused.append(oldest)
         self._live[id(buffer)] = buffer
         self.used_bytes += buffer.bytes
         self.peak_bytes = max(self.peak_bytes, self.used_bytes)
@@ -45,11 +55,11 @@ class Pool:
         if self._live.pop(id(buffer), None) is None:
             raise MoelabError(f"buffer '{buffer.name}' is not in pool '{self.name}' (freed twice?)")
         buffer.freed = True
-        self._leaving.append(buffer)
+        self._leaving.append((buffer, buffer.bytes))
 
     def settle(self) -> None:
         """All issued tasks have ended: freed buffers are really free."""
-        self.used_bytes -= sum(buffer.bytes for buffer in self._leaving)
+        self.used_bytes -= sum(size for _, size in self._leaving)
         self._leaving.clear()
 
     def _complaint(self, wanted: Buffer) -> str:
@@ -93,6 +103,8 @@ class Issuer(ABC):
         """Memory by name. Raises `Infeasible` when the pool cannot hold it."""
         if pool not in self.pools:
             raise BadInput(f"buffer '{name}': no pool '{pool}'{suggest(pool, self.pools)}")
+        if not (math.isfinite(bytes) and bytes >= 0):
+            raise BadInput(f"buffer '{name}': {bytes} bytes; it must be a finite number >= 0")
         made = Buffer(name, pool, int(bytes))
         for old in self.pools[pool].add(made):
             _inherit(made, old)
@@ -113,13 +125,13 @@ class Issuer(ABC):
         micro_batch: int = -1,
     ) -> Task:
         """Issue one task; its dependencies follow from what it reads and writes."""
-        try:
-            stream_id = self._stream_id[stream]
-        except KeyError:
-            raise BadInput(
-                f"task '{op}': no stream '{stream}'{suggest(stream, self.streams)}"
-            ) from None
+        stream_id = self._stream(stream, f"task '{op}'")
+        if self.hosts > 1 and stream.startswith("host") and stream != f"host{self.host}":
+            raise BadInput(f"task '{op}': issuing thread {self.host} cannot run on '{stream}'")
         after: dict[int, int] = {}
+        for buffer in (*reads, *writes):
+            if buffer.freed:
+                raise MoelabError(f"task '{op}' uses buffer '{buffer.name}', which was freed")
         for buffer in reads:
             _after_writer(after, buffer, stream_id)
         for buffer in writes:
@@ -150,7 +162,7 @@ class Issuer(ABC):
         Without `streams`: every issuing thread waits for all of them, and the node is idle.
         """
         names = self.streams if streams is None else streams
-        last = self._last_tasks(tuple(self._stream_id[name] for name in names))
+        last = self._last_tasks(tuple(self._stream(name, "barrier") for name in names))
         self._wait(last, every_host=streams is None)
         if streams is None:
             self._settled = self.count
@@ -161,6 +173,13 @@ class Issuer(ABC):
         """Expert ids that the gate chose, shape (tokens, top_k); blocks until the gate has run."""
         self.wait(gate)
         return self._routing(gate)
+
+    def _stream(self, name: str, what: str) -> int:
+        try:
+            return self._stream_id[name]
+        except KeyError:
+            near = suggest(name, self.streams)
+            raise BadInput(f"{what}: no stream '{name}'{near}") from None
 
     @property
     def peak_bytes(self) -> dict[str, int]:

@@ -91,7 +91,12 @@ def schedules() -> dict[str, type[Schedule]]:
 
     found: dict[str, type[Schedule]] = {kind.name: kind for kind in BUILT_IN}
     for entry in entry_points(group="moelab.schedules"):
-        kind = entry.load()
+        try:
+            kind = entry.load()
+        except (ImportError, AttributeError) as error:
+            raise BadInput(
+                f"entry point '{entry.name}' ({entry.value}) cannot be loaded: {error}"
+            ) from None
         if not (isinstance(kind, type) and issubclass(kind, Schedule)):
             raise BadInput(f"entry point '{entry.name}' ({entry.value}) is not a Schedule class")
         found[kind.name] = kind

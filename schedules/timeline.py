@@ -67,6 +67,8 @@ class Timeline:
         target = Path(path)
         if not target.parent.is_dir():
             raise BadInput(f"cannot write '{path}': the folder '{target.parent}' does not exist")
+        if target.is_dir():
+            raise BadInput(f"cannot write '{path}': it is a folder, a file name is needed")
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             pq.write_table(
@@ -82,9 +84,13 @@ class Timeline:
         try:
             table = pq.read_table(path)
             meta = json.loads((table.schema.metadata or {})[b"moelab"])
+            streams, name = tuple(meta["streams"]), str(meta["name"])
+            missing = [c for c in COLUMNS if c not in table.column_names]
+            if missing:
+                raise ValueError(f"no columns {', '.join(missing)}")
+            frame = table.to_pandas().astype({c: t for c, t in COLUMNS.items() if t != "object"})
         except FileNotFoundError:
             raise BadInput(f"timeline file '{path}' does not exist") from None
-        except (pa.ArrowException, KeyError, ValueError) as error:
+        except (pa.ArrowException, KeyError, ValueError, TypeError, OSError) as error:
             raise BadInput(f"'{path}' is not a moelab timeline in Parquet: {error}") from None
-        frame = table.to_pandas().astype({c: t for c, t in COLUMNS.items() if t != "object"})
-        return cls(frame, tuple(meta["streams"]), meta["name"])
+        return cls(frame, streams, name)

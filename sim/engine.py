@@ -12,6 +12,7 @@ Clear before fast: the semantics of moelab are read here.
 Tasks depend only on tasks issued before them, so every graph ends.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 
@@ -61,6 +62,8 @@ def simulate_graph(
     if issue_s is None:
         issue_s = np.zeros(len(graph))
     _check(graph, issue_s, "issue_s")
+    if not (math.isfinite(sync_s) and sync_s >= 0):
+        raise BadInput(f"sync_s is {sync_s}; it must be a finite number of seconds >= 0")
     return _Engine(graph, duration_s, issue_s, sync_s).run()
 
 
@@ -110,7 +113,8 @@ class _Engine:
                 self.env.process(self._stream(stream, queue))
         self.env.run()
         end = np.array(self.end, dtype=np.float64)
-        return Run(np.array(self.start), end, float(self.env.now), self.issuing_s)
+        start = np.array(self.start, dtype=np.float64)
+        return Run(start, end, float(self.env.now), self.issuing_s)
 
     def _program(self, host: int) -> list[int | Wait]:
         """What one issuing thread does, in order: tasks, and waits where they stand."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from schedules.errors import BadInput
+from schedules.length_files import read_text
 
 METRICS = (
     "throughput_tok_s",
@@ -81,10 +82,12 @@ def read_published(path: str | Path | None = None) -> list[PublishedRow]:
     Raises `BadInput` naming the file, the line and what is wrong with it.
     """
     where = str(path) if path is not None else "published.csv"
-    rows = list(csv.reader(io.StringIO(_text(path))))
+    rows = _cells(_text(path), where)
     if len(rows) < 2:
         raise BadInput(f"'{where}' has no rows; it needs a header line and one line per figure")
     header = rows[0]
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise BadInput(f"'{where}' has the columns {', '.join(twice)} more than once")
     needed = {name for name, f in PublishedRow.model_fields.items() if f.is_required()}
     if missing := sorted(needed - set(header)):
         raise BadInput(f"'{where}' lacks the columns {', '.join(missing)}")
@@ -106,10 +109,14 @@ def read_published(path: str | Path | None = None) -> list[PublishedRow]:
 def _text(path: str | Path | None) -> str:
     if path is None:
         return (files("sim.presets") / "published.csv").read_text(encoding="utf-8")
+    return read_text(Path(path))
+
+
+def _cells(text: str, where: str) -> list[list[str]]:
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"cannot read '{path}': {error}") from None
+        return list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise BadInput(f"'{where}' is not CSV: {error}") from None
 
 
 def _row(values: dict[str, str], where: str) -> PublishedRow:

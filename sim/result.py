@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from schedules.errors import BadInput
 from schedules.policy import Policy
 from schedules.timeline import COLUMNS, Timeline
 from sim.generation import Generation, Phase
@@ -122,8 +123,13 @@ class Result:
         """When each task ran; by default in prefill and the first two decode steps.
 
         Step 0 is prefill, 1.. are decode steps; times count from the start of the generation.
+        Raises `BadInput` for a step that the generation does not have.
         """
-        chosen = range(min(3, self.generation.steps + 1)) if steps is None else steps
+        last = self.generation.steps
+        chosen = sorted(set(range(min(3, last + 1)) if steps is None else steps))
+        for step in chosen:
+            if step not in range(last + 1):
+                raise BadInput(f"there is no step {step}; steps are 0 (prefill) to {last}")
         frames = [self._frame(step) for step in chosen]
         frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*COLUMNS])
         frame["task"] = np.arange(len(frame))

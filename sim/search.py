@@ -128,7 +128,9 @@ class _Search:
         """The best candidate for micro-batch sizes; None when nothing fits."""
         best: Rated | None = None
         failures = 0
-        for size in (1,) if self.kind.one_batch else sorted(sizes, reverse=True):
+        if self.kind.one_batch or "mu" in self.fixed:
+            sizes = [int(self.fixed.get("mu", 1))]
+        for size in sorted(sizes, reverse=True):
             found = self.best_of_size(size, knobs)
             if found is not None and (best is None or found[0] > best[0]):
                 best, failures = found, 0
@@ -154,6 +156,8 @@ class _Search:
         low = self.fewest
         if not self.fits(self.policy(size, low, knobs)):
             return 0
+        if "N" in self.fixed:
+            return low  # every count is the same policy
         while low < high:
             middle = (low + high + 1) // 2
             if self.fits(self.policy(size, middle, knobs)):

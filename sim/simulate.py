@@ -1,11 +1,12 @@
 """Simulate one schedule, or compare several: the library's front door."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import AliasChoices
 
 from schedules.errors import BadInput, Infeasible
 from schedules.model import ModelSpec
@@ -13,6 +14,7 @@ from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
 from schedules.routing import Routing
 from schedules.schedule import Schedule, find_schedule, schedules
+from schedules.validated import validated
 from schedules.workload import Workload
 from schedules.workload_presets import load_workload
 from sim.cost import CostModel, Roofline
@@ -22,6 +24,9 @@ from sim.hardware_model import Hardware
 from sim.result import Result
 from sim.scenario import Scenario, place
 from sim.search import best_policy
+
+MOST_SEQUENCES = 100_000  # of a batch: twenty times the largest published one
+MOST_MICRO_BATCHES = 10_000  # of a batch: each adds some tasks to every layer of every step
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,16 @@ def make_scenario(
         model = load_model(model)
     if not isinstance(hardware, Hardware):
         hardware = load_hardware(hardware)
-    if not isinstance(workload, Workload):
+    if isinstance(workload, Workload):
+        workload = _changed(workload, {"gen_len": gen_len, "padded": padded})
+    else:
         workload = load_workload(workload, gen_len=gen_len, padded=padded)
     return Scenario(model, hardware, workload, gpus, _routing(seed))
+
+
+def _changed(workload: Workload, changes: Mapping[str, Any]) -> Workload:
+    given = {key: value for key, value in changes.items() if value is not None}
+    return validated(Workload, dict(workload) | given, f"workload {workload.name}")
 
 
 def _routing(seed: int) -> Routing:
@@ -111,7 +123,7 @@ def run(
         return cost or Roofline(scenario.hardware, gpus)
 
     if not isinstance(policy, Policy):
-        given = dict(policy or {})
+        given = given_policy(None, None, policy)
         if {"N", "mu"} <= given.keys():
             policy = make_policy(given)
         else:
@@ -150,7 +162,7 @@ def simulate(
 
     >>> r = simulate("cgopipe", "mixtral-8x7b", "gcp-t4-24c", "mtbench", 8, 504, 36)
     >>> r.feasible, r.tasks
-    (True, 24162)
+    (True, 23749)
     """
     scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed)
     return run(scenario, find_schedule(schedule), given_policy(batch, micro_batch, policy))
@@ -172,11 +184,12 @@ def compare(
     """Simulate several schedules (None: all) on the same scenario; see `simulate`.
 
     A policy value goes to those schedules that have a use for it; one batch for all is one
-    micro-batch where a schedule cannot split it. Schedules that do not fit are in the results,
-    with the reason.
+    micro-batch where a schedule cannot split it. Schedules that do not fit, or cannot follow what
+    was asked for as others can, are in the results, with the reason.
     """
     scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed)
-    kinds = [find_schedule(name) for name in (schedules() if names is None else names)]
+    wanted = [names] if isinstance(names, str) else names
+    kinds = [find_schedule(name) for name in (schedules() if wanted is None else wanted)]
     if not kinds:
         raise BadInput("no schedule to compare; name at least one")
     given = given_policy(batch, micro_batch, policy)
@@ -184,41 +197,69 @@ def compare(
     if unused:
         make_policy({"N": 1, "mu": 1} | {key: given[key] for key in unused})  # says what is unknown
         raise BadInput(f"policy: none of the schedules has a use for {', '.join(sorted(unused))}")
-    return Comparison(tuple(_attempt(scenario, kind, given) for kind in kinds))
+    return Comparison(tuple(_attempts(scenario, kinds, given)))
 
 
-def _attempt(
-    scenario: Scenario, kind: type[Schedule], given: Mapping[str, Any]
-) -> Result | Unfeasible:
+def _attempts(
+    scenario: Scenario, kinds: Iterable[type[Schedule]], given: Mapping[str, Any]
+) -> list[Result | Unfeasible]:
+    """The results in order. Raises `BadInput` when no schedule can follow what was asked for."""
+    results: list[Result | Unfeasible] = []
+    wrong: list[BadInput] = []
+    for kind in kinds:
+        try:
+            results.append(run(scenario, kind, _meant_for(kind, given)))
+        except (BadInput, Infeasible) as error:
+            results.append(Unfeasible(kind.name, str(error), scenario))
+            wrong += [error] if isinstance(error, BadInput) else []
+    if len(wrong) == len(results):
+        raise wrong[0]
+    return results
+
+
+def _meant_for(kind: type[Schedule], given: Mapping[str, Any]) -> dict[str, Any]:
     known = {key: value for key, value in given.items() if key in kind.knobs | {"N", "mu"}}
     if kind.one_batch and "N" in known:
         known["mu"] = known["N"]
-    try:
-        return run(scenario, kind, known)
-    except Infeasible as error:
-        return Unfeasible(kind.name, str(error), scenario)
+    return known
 
 
 def given_policy(
     batch: int | None, micro_batch: int | None, policy: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """N, mu and the other values that were given, under their standard names."""
-    values: dict[str, Any] = dict(policy or {})
-    for key, value, aliases in (("N", batch, NAMES_OF_N), ("mu", micro_batch, NAMES_OF_MU)):
-        for alias in aliases:
-            if alias in values:
-                values[key] = values.pop(alias)
-        if value is not None:
-            values[key] = value
+    """N, mu and the other values that were given, under their standard names.
+
+    Raises `BadInput` for what no search could make sense of.
+    """
+    counts = {key: n for key, n in (("N", batch), ("mu", micro_batch)) if n is not None}
+    values: dict[str, Any] = {}
+    for name, value in [*dict(policy or {}).items(), *counts.items()]:
+        key = STANDARD_NAMES.get(name, name)
+        if key in values:
+            raise BadInput(f"policy: {key} is given twice, as {values[key]} and as {value}")
+        values[key] = value
     _check_counts(values)
     return values
 
 
-NAMES_OF_N: Sequence[str] = ("N", "batch", "batch_size")
-NAMES_OF_MU: Sequence[str] = ("mu", "micro_batch", "micro_batch_size")
+def _standard_names() -> dict[str, str]:
+    """Each name of a policy value, `weights_on_gpu` as well as `r_w`, with its standard name."""
+    names = {key: key for key in Policy.model_fields}
+    for key, value in Policy.model_fields.items():
+        if isinstance(value.validation_alias, AliasChoices):
+            names |= {str(alias): key for alias in value.validation_alias.choices}
+    return names
+
+
+STANDARD_NAMES: Mapping[str, str] = _standard_names()
 
 
 def _check_counts(values: Mapping[str, Any]) -> None:
-    """N and mu must make sense before anything is searched."""
-    batch, micro_batch = values.get("N", values.get("mu", 1)), values.get("mu", 1)
-    make_policy({**values, "N": batch, "mu": micro_batch})
+    policy = make_policy({"N": MOST_SEQUENCES, "mu": 1} | dict(values))
+    if policy.N > MOST_SEQUENCES:
+        raise BadInput(f"policy: N = {policy.N}; a batch has at most {MOST_SEQUENCES:,} sequences")
+    if {"N", "mu"} <= values.keys() and policy.n_micro_batches > MOST_MICRO_BATCHES:
+        raise BadInput(
+            f"policy: N = {policy.N} and mu = {policy.mu} make {policy.n_micro_batches:,} "
+            f"micro-batches; a batch has at most {MOST_MICRO_BATCHES:,}"
+        )

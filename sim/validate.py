@@ -194,8 +194,10 @@ def moe_block_s(result: Result) -> float:
     """Mean latency of a decoder layer with an MoE FFN in the middle decode step.
 
     A layer's block, attention included, is from the end of the layer before (or its own first
-    start) to its last end.
+    start) to its last end. Raises `BadInput` when there is no such step or layer.
     """
+    if not result.generation.steps:
+        raise BadInput("gen_len must be at least 2 for this metric: there is no decode step")
     phase = result.generation.step(max(1, result.generation.steps // 2))
     layers = result.scenario.model.decoder_layers
     spans = [_span(phase, spec.index) for spec in layers if spec.is_moe]
@@ -206,7 +208,7 @@ def moe_block_s(result: Result) -> float:
 
 def _span(phase: Phase, layer: int) -> float:
     own = phase.graph.layer == layer
-    before = phase.graph.layer == layer - 1
+    before = (phase.graph.layer == layer - 1) & (layer > 0)  # -1 marks tasks of no layer
     start = phase.run.end_s[before].max() if before.any() else phase.run.start_s[own].min()
     return float(phase.run.end_s[own].max() - start)
 
@@ -214,6 +216,8 @@ def _span(phase: Phase, layer: int) -> float:
 def operation_s(row: PublishedRow) -> float:
     """Seconds of one operation of one layer and one micro-batch, timed on its own from the host."""
     hardware, model = load_hardware(row.hardware), _model(row)
+    if row.n_gpus > hardware.gpu.count:
+        raise BadInput(f"n_gpus = {row.n_gpus}; '{row.hardware}' has {hardware.gpu.count}")
     size = row.micro_batch or row.batch_size
     if size is None:
         raise BadInput("micro_batch must be given for an operation")

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedules.batching import MicroBatch
-from schedules.layer import Kernels, LayerWork
+from schedules.kernels import Kernels
+from schedules.layer import LayerWork
 from schedules.model_presets import load_model
 from schedules.routing import Routing
 from tests.strategies import MODELS
@@ -121,6 +122,15 @@ def test_experts_in_one_kernel_compute_whole_tiles():
     assert exact.ffn(LAYER, 36).flops["experts"] == 2 * 72 * EXPERT
 
 
+def test_few_tokens_are_computed_in_small_tiles():
+    """Six choices of eight experts: tiles of 16 rows; from nine choices on, of 64."""
+    fused = work_of("mixtral-8x7b", Kernels(experts="fused"))
+    for tokens, tile in ((3, 16), (4, 16), (5, 64)):
+        touched = 8 * (1 - 0.75**tokens)
+        flops = fused.ffn(LAYER, tokens).flops["experts"]
+        assert flops == pytest.approx(2 * tile * touched * EXPERT)
+
+
 def test_head_and_embedding():
     head = MIXTRAL.head(36)
     assert head.flops == {"gemm": 2 * 36 * 32000 * 4096}
@@ -191,6 +201,14 @@ def test_a_copy_touches_both_ends(link, touched):
     assert work.link_bytes == {link: 10}
     assert work.bytes == touched
     assert (work.device, work.total_flops, work.calls) == ("link", 0, 1)
+
+
+def test_a_gather_receives_what_others_hold_and_copies_all_of_it():
+    """1000 bytes in shares: read and written once; three quarters come from three other GPUs."""
+    alone, of_four = MIXTRAL.gather(1000, 1), MIXTRAL.gather(1000, 4)
+    assert alone.bytes == of_four.bytes == {"gpu": 2000}
+    assert alone.link_bytes == {}
+    assert of_four.link_bytes == {"peer": 750}
 
 
 def test_equal_operands_give_the_same_object():

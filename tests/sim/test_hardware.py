@@ -99,7 +99,7 @@ SANE = {  # a wrong unit is off by 1000 or more
     "cpu.memory": (100e9, 600e9),
     "gpu.call_s": (1e-6, 1e-5),
     "cpu.call_s": (1e-6, 1e-4),
-    "links": (0.4e9, 64e9),
+    "links": (0.4e9, 66e9),
     "link_call_s": (1e-6, 1e-4),
     "host.issue_s": (1e-6, 5e-5),
     "host.sync_s": (1e-6, 1e-4),
@@ -137,7 +137,8 @@ def test_relations_between_rates(name):
 def test_one_cloud_one_value(t4):
     for name in ("gcp-l4-24c", "gcp-t4-208g", "gcp-t4x2-32c", "gcp-t4x4-32c"):
         other = load_hardware(name)
-        assert {link: other.links[link] for link in t4.links} == t4.links
+        same = [link for link in t4.links if link != "pin"]  # a worker for each GPU; another CPU
+        assert {link: other.links[link] for link in same} == {link: t4.links[link] for link in same}
         assert other.host == t4.host
     assert load_hardware("gcp-t4x4-32c").gpu == t4.gpu.model_copy(update={"count": 4})
 
@@ -181,13 +182,12 @@ def test_published_runs_give_expert_rates_and_pinning(t4):
     assert fmean(model / step for step in steps) < pin.sustained < pin.peak
     prefill = total[32] - 31 * steps[0]
     implied = 504 * 418 / prefill * FLOPS_PER_TOKEN
-    assert t4.compute_rate("gpu", "experts", "float16").sustained == pytest.approx(
-        implied, rel=0.01
-    )
+    assert implied == pytest.approx(7.42e12, rel=0.01)  # the lowest of the estimates it stands for
+    assert implied < t4.compute_rate("gpu", "experts", "float16").sustained < 1.1 * implied
     # S2 padded: 1088 sequences, 32 tokens, decode steps as long as pinning the experts.
-    prefill = 1088 * 32 / 53.714 - 31 * model / pin.sustained
-    implied = 1088 * 418 / prefill * FLOPS_PER_TOKEN
     l4 = load_hardware("gcp-l4-24c")
+    prefill = 1088 * 32 / 53.714 - 31 * model / l4.links["pin"].sustained
+    implied = 1088 * 418 / prefill * FLOPS_PER_TOKEN
     assert l4.compute_rate("gpu", "experts", "float16").sustained == pytest.approx(
         implied, rel=0.01
     )
@@ -253,7 +253,14 @@ def test_what_if_one_rate(t4):
         ),
         (
             "links",
-            ["links.d2h", "links.d2h_pageable", "links.h2d", "links.h2d_pageable", "links.pin"],
+            [
+                "links.d2h",
+                "links.d2h_pageable",
+                "links.h2d",
+                "links.h2d_pageable",
+                "links.pin",
+                "links.pin_parallel",
+            ],
         ),
     ],
 )

@@ -146,7 +146,7 @@ def check_law_1(graph, issuer, run, capacities):
         sync_s=0.0,
     )
 )
-def test_law_1_on_programs(program):
+def test_law_1_on_random_programs(program):
     issued = issue(program)
     check_law_1(issued.graph, issued.issuer, simulate(issued), POOLS)
 
