@@ -93,11 +93,24 @@ class Issuer(ABC):
         self.streams = tuple(streams)
         self.hosts = hosts
         self.step = 0
-        self.host = 0
+        self._host = 0
+        if len(set(self.streams)) < len(self.streams):
+            raise BadInput(f"stream names must differ: {', '.join(self.streams)}")
         self.pools = {name: Pool(name, size) for name, size in capacities.items()}
         self.count = 0
         self._stream_id = {name: i for i, name in enumerate(self.streams)}
         self._settled = 0  # tasks before this one have ended: every host has waited for them
+
+    @property
+    def host(self) -> int:
+        """The issuing thread that issues what follows."""
+        return self._host
+
+    @host.setter
+    def host(self, host: int) -> None:
+        if not 0 <= host < self.hosts:
+            raise BadInput(f"no issuing thread {host}; there are {self.hosts}, counted from 0")
+        self._host = host
 
     def buffer(self, name: str, pool: str, bytes: float) -> Buffer:
         """Memory by name. Raises `Infeasible` when the pool cannot hold it."""

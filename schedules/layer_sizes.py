@@ -34,8 +34,12 @@ class LayerSizes:
         return (m.embedding_parameters + m.head_parameters) * self.b / self.gpus
 
     def kv_bytes(self, layer: LayerSpec, tokens: float) -> float:
-        """Cached keys and values of `tokens` tokens."""
-        return tokens * layer.kv_size * self.b / self.gpus
+        """Cached keys and values of `tokens` tokens; each GPU holds at least one KV head.
+
+        The latent of MLA serves all heads, so every GPU holds all of it.
+        """
+        heads = 1 if self.model.mla else self.model.n_kv_heads
+        return tokens * layer.kv_size * self.b / min(self.gpus, heads)
 
     def hidden_bytes(self, tokens: float) -> float:
         """Hidden states of `tokens` tokens."""

@@ -66,7 +66,7 @@ class Routing(BaseModel):
     def trace(self, tokens: int, n_experts: int, top_k: int, gate: Task) -> NDArray[np.int64]:
         """Expert ids chosen by an issued gate task, as `Issuer.routing` asks for them."""
         return self.expert_ids(
-            tokens, n_experts, top_k, gate.layer, gate.step, max(gate.micro_batch, 0)
+            tokens, n_experts, top_k, max(gate.layer, 0), gate.step, max(gate.micro_batch, 0)
         )
 
 

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
+from schedules.errors import BadInput, suggest
 from schedules.graph import FloatArray, TaskGraph
 from schedules.task import Work
 from sim.hardware import Hardware
@@ -63,9 +64,11 @@ class Roofline:
         )
         limits = [compute / work.share]
         for memory, size in work.bytes.items():
-            rate = self._memory.get(memory)
-            if rate is not None:  # a disk is only reached over its link
-                limits.append(size / (rate * work.share))
+            if memory == "disk":
+                continue  # only reached over its link
+            if memory not in self._memory:
+                raise BadInput(f"no memory '{memory}'{suggest(memory, self._memory)}")
+            limits.append(size / (self._memory[memory] * work.share))
         limits += [size / self.link_rate(link) for link, size in work.link_bytes.items() if size]
         return max(limits) + work.calls * self._call_s[work.device]
 
