@@ -268,6 +268,12 @@ def test_every_schedule_and_knob_is_described() -> None:
     assert {knob for knob in knobs if f"`{knob}`" not in text} == set()
 
 
+ONE_FIGURE = """\
+id,source,metric,value,schedule,model,hardware,prompt_len,gen_len,batch_size,micro_batch
+one,a paper,throughput_tok_s,1,cgopipe,mixtral-8x7b,gcp-t4-24c,64,2,8,8
+"""
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -276,21 +282,28 @@ def test_every_schedule_and_knob_is_described() -> None:
         "list workloads",
         "list schedules",
         "compare cgopipe gpu-only -m mixtral-8x7b -H gcp-t4-24c -w mtbench --gen-len 2 -N 8 -u 8",
+        "validate --published one.csv",
     ],
 )
 def test_every_key_of_the_json_is_described(command: str, folder: Path) -> None:
-    status, output = run_command(f"{command} --json -")
-    assert status == 0
+    (folder / "one.csv").write_text(ONE_FIGURE)
+    status, output = run_command(f"moelab {command} --json -")
+    assert status == 0, output
     text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     assert {key for key in keys(json.loads(output)) if f"`{key}`" not in text} == set()
 
 
 def keys(value: Any) -> set[str]:
-    """All keys of nested JSON, without those of tables that are keyed by stream or pool."""
+    """All keys of nested JSON, without those that are names of streams, pools, sources, metrics."""
     if isinstance(value, list):
         return set().union(*map(keys, value))
     if not isinstance(value, dict):
         return set()
-    by_name = {"utilization", "busy_s", "idle_s", "peak_memory_bytes", "capacity_bytes"}
-    inner = (keys(item) for key, item in value.items() if key not in by_name)
-    return set(value).union(*inner)
+    by_stream = {"utilization", "busy_s", "idle_s", "peak_memory_bytes", "capacity_bytes"}
+    found = set(value)
+    for key, item in value.items():
+        if key in ("by_source", "by_metric"):
+            found |= keys(list(item.values()))
+        elif key not in by_stream:
+            found |= keys(item)
+    return found

@@ -317,15 +317,16 @@ def test_all_weights_are_somewhere(model):
 
 
 def operations(work: LayerWork, layer):
-    """Every operation on a layer, with the bytes of hidden states, which are not split."""
+    """Every operation on a layer, with the bytes that are not split: hidden states, MLA's latent."""
     batch = MicroBatch(0, (3, 5))
+    latent = work.kv_bytes(layer, 70) if work.model.mla else 0
     return [
-        (work.qkv(layer, 5), 5),
-        (work.gpu_attention(layer, 5, 70), 0),
+        (work.qkv(layer, 5), work.hidden_bytes(5)),
+        (work.gpu_attention(layer, 5, 70), latent),
         (work.prefill_attention(layer, batch), 0),
-        (work.cpu_attention(layer, 5, 70), 0),
-        (work.out_projection(layer, 5), 2 * 5),
-        (work.head(5), 5),
+        (work.cpu_attention(layer, 5, 70), latent),
+        (work.out_projection(layer, 5), work.hidden_bytes(2 * 5)),
+        (work.head(5), work.hidden_bytes(5)),
     ]
 
 
@@ -335,9 +336,8 @@ def test_tensor_parallel_gpus_share_the_flops_and_all_bytes_but_the_hidden_state
     whole, part = work_of(model, layers=2), work_of(model, gpus=gpus, layers=2)
     layer = whole.model.decoder_layers[1]
     for one, each in zip(operations(whole, layer), operations(part, layer), strict=True):
-        (work, hidden), (share, _) = one, each
+        (work, unsplit), (share, _) = one, each
         assert share.total_flops * gpus == pytest.approx(work.total_flops)
-        unsplit = whole.hidden_bytes(hidden)
         assert (share.total_bytes - unsplit) * gpus == pytest.approx(work.total_bytes - unsplit)
         assert share.calls == work.calls
     sizes = ("attention_bytes", "expert_bytes", "layer_bytes")
