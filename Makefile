@@ -12,11 +12,12 @@ FALLBACKS := $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test benchmark clean
 
 help:
 	@echo 'make demo   compare seven systems on one T4 and write demo.html'
 	@echo 'make test   lint, types, import rules, tests and examples'
+	@echo 'make benchmark  time the engine and a whole generation'
 	@echo 'make clean  remove .venv and everything else that was made'
 	@echo 'Another interpreter (Python >= 3.11): make test PYTHON=python3.12'
 
@@ -31,6 +32,9 @@ test: $(VENV)/dev.stamp
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
 	$(VENV)/bin/pytest
+
+benchmark: $(VENV)/base.stamp
+	$(VENV)/bin/python benchmarks/engine.py
 
 $(VENV)/bin/python:
 	@for python in '$(PYTHON)' $(FALLBACKS); do \

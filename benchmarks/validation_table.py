@@ -32,10 +32,10 @@ def summary(figures: dict[str, Any]) -> str:
         for metric, m in group["by_metric"].items():
             cells = (source, metric, m["n"], f"{m['median_abs_error']:.1%}")
             lines.append("| " + " | ".join(map(str, (*cells, f"{m['p90_abs_error']:.1%}"))) + " |")
+    median, p90 = figures["median_abs_error"], figures["p90_abs_error"]
     whole = (
-        f"\nOver all {figures['n']} rows: median {figures['median_abs_error']:.1%}, 90th percentile "
-        f"{figures['p90_abs_error']:.1%}; {figures['pairwise_order']:.1%} of the pairs within a cell "
-        "are in the right order.\n\n"
+        f"\nOver all {figures['n']} rows: median {median:.1%}, 90th percentile {p90:.1%}; "
+        f"{figures['pairwise_order']:.1%} of the pairs within a cell are in the right order.\n\n"
     )
     return "\n".join(lines) + "\n" + whole
 

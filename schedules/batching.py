@@ -3,12 +3,13 @@
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from schedules.errors import BadInput
 from schedules.lengths import positive_int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MicroBatch:
     """The requests that are computed together.
 
@@ -18,22 +19,22 @@ class MicroBatch:
     index: int
     prompt_lengths: tuple[int, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of requests."""
         return len(self.prompt_lengths)
 
-    @property
+    @cached_property
     def prompt_tokens(self) -> int:
         """Tokens of all prompts together: the rows of prefill's matrix products."""
         return sum(self.prompt_lengths)
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Longest prompt in tokens."""
         return max(self.prompt_lengths)
 
-    @property
+    @cached_property
     def sum_of_squares(self) -> int:
         """Sum of squared prompt lengths in tokens^2: the query-context pairs of full attention."""
         return sum(length * length for length in self.prompt_lengths)

@@ -125,8 +125,10 @@ class RecordingIssuer(Issuer):
             row = self._works[id(work)] = len(self._work_list)
             self._work_list.append(work)
         self._rows.append((op, stream_id, row, task.layer, task.micro_batch, task.step, self.host))
-        first = self._first
-        self._dependencies.extend(sorted(i - first for i in dependencies))
+        if dependencies:
+            dependencies.sort()
+            first = self._first
+            self._dependencies.extend(i - first for i in dependencies)
         self._offsets.append(len(self._dependencies))
         self._last[stream_id] = task.number
 

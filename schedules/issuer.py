@@ -142,9 +142,6 @@ class Issuer(ABC):
         if self.hosts > 1 and stream.startswith("host") and stream != f"host{self.host}":
             raise BadInput(f"task '{op}': issuing thread {self.host} cannot run on '{stream}'")
         after: dict[int, int] = {}
-        for buffer in (*reads, *writes):
-            if buffer.freed:
-                raise MoelabError(f"task '{op}' uses buffer '{buffer.name}', which was freed")
         for buffer in reads:
             _after_writer(after, buffer, stream_id)
         for buffer in writes:
@@ -213,6 +210,8 @@ class Issuer(ABC):
 
 
 def _after_writer(after: dict[int, int], buffer: Buffer, stream_id: int) -> None:
+    if buffer.freed:
+        raise MoelabError(f"buffer '{buffer.name}' is used by a task, but it was freed")
     writer = buffer._writer
     if writer is not None and writer[0] != stream_id and writer[1] > after.get(writer[0], -1):
         after[writer[0]] = writer[1]

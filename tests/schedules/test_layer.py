@@ -317,7 +317,7 @@ def test_all_weights_are_somewhere(model):
 
 
 def operations(work: LayerWork, layer):
-    """Every operation on a layer, with the bytes that are not split: hidden states, MLA's latent."""
+    """Every operation on a layer, with the bytes that are not split (hidden, MLA latent)."""
     batch = MicroBatch(0, (3, 5))
     latent = work.kv_bytes(layer, 70) if work.model.mla else 0
     return [
