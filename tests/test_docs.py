@@ -44,7 +44,7 @@ FENCE = re.compile(
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-NUMBER = re.compile(r"(?<![\w.])([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?!\w)")
+NUMBER = re.compile(r"(?<![\w.])([+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)(?!\w)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 COMMAND_OF_DEMO = re.compile(r"^\t\$\(VENV\)/bin/(moelab (?:.*\\\n)*.*)$", re.MULTILINE)
 

@@ -10,9 +10,7 @@ import pytest
 
 from moelab.cli import main
 
-SMALL = (
-    "--model mixtral-8x7b --hardware gcp-t4-24c --workload mtbench --gen-len 3 -N 8 -u 2".split()
-)
+SMALL = "--model mixtral-8x7b --hardware gcp-t4-24c --workload mtbench --gen-len 3 -N 8 -u 2"
 
 
 @dataclass(frozen=True)
@@ -69,4 +67,4 @@ def cli(
 @pytest.fixture
 def small() -> list[str]:
     """A question that takes a tenth of a second: Mixtral on a T4, 8 sequences, 3 tokens each."""
-    return list(SMALL)
+    return SMALL.split()
