@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule
+from sim.api import make_scenario, run
 from sim.cost import Roofline, price
 from sim.engine import simulate_graph
 from sim.scenario import place
-from sim.simulate import make_scenario, run
 
 POLICIES = {
     "cgopipe": {"N": 504, "mu": 36},

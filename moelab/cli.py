@@ -101,7 +101,7 @@ def simulate(
     from moelab.timelines import parse_steps, write_timeline_file
     from reports.tables import results_table
     from schedules.policy import parse_assignments
-    from sim.simulate import simulate as run
+    from sim.api import simulate as run
 
     check_target(json)
     check_target(timeline, TIMELINES)
@@ -144,7 +144,7 @@ def compare(
     from moelab.timelines import comparison_page
     from reports.tables import results_table
     from schedules.policy import parse_assignments
-    from sim.simulate import compare as run
+    from sim.api import compare as run
 
     check_target(json)
     check_target(report, (".html",))

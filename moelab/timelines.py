@@ -8,7 +8,7 @@ from reports.perfetto import write_chrome_trace
 from reports.timeline_page import write_timeline
 from schedules.errors import BadInput
 from schedules.timeline import Timeline
-from sim.simulate import Comparison
+from sim.api import Comparison
 
 SHOWN_STEPS = 2  # decode steps that a comparison shows, the middle of the generation
 PICTURED_TASKS = 300_000  # the most tasks that a page or a trace gets unless steps are chosen

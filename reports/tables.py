@@ -138,4 +138,6 @@ def _figures(source: str, figures: Mapping[str, float]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return units.DASH
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
     return units.significant(value) if isinstance(value, float) else str(value)

@@ -23,6 +23,8 @@ class Schedule(ABC):
     knobs: the policy keys that mean something to it; any other must keep its default.
     one_batch: the whole batch is one micro-batch.
     multi_gpu: how it uses several GPUs; None when it cannot.
+    steps_alike: all decode steps issue the same tasks, which differ in amounts of work alone; where
+        this is False every step is simulated.
     pinned_default: whether host weights are page-locked when the policy does not say: always,
         never, or when they fit in what can be locked.
     """
@@ -34,6 +36,7 @@ class Schedule(ABC):
     knobs: ClassVar[frozenset[str]] = frozenset()
     one_batch: ClassVar[bool] = False
     multi_gpu: ClassVar[Literal["tensor", "pipeline", "data"] | None] = None
+    steps_alike: ClassVar[bool] = True
     pinned_default: ClassVar[Literal["never", "if_it_fits"]] = "never"
 
     def __init__(self, node: Node) -> None:
@@ -99,6 +102,8 @@ def schedules() -> dict[str, type[Schedule]]:
             ) from None
         if not (isinstance(kind, type) and issubclass(kind, Schedule)):
             raise BadInput(f"entry point '{entry.name}' ({entry.value}) is not a Schedule class")
+        if kind.name in found:
+            raise BadInput(f"entry point '{entry.name}': there is a schedule '{kind.name}' already")
         found[kind.name] = kind
     return found
 

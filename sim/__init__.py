@@ -1,5 +1,5 @@
 """The simulator: prices tasks, times them, searches policies, checks against published runs."""
 
-from sim.simulate import Comparison, compare, simulate
+from sim.api import Comparison, compare, simulate
 
 __all__ = ["Comparison", "compare", "simulate"]

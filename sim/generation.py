@@ -3,10 +3,13 @@
 Every schedule ends prefill and each decode step with a barrier, because the host reads the sampled
 tokens. So the makespan is a sum over steps. The steps issue the same tasks; only the context grows,
 by one token per sequence and step. A task's amounts of work are affine in the step number s, the
-roofline is a maximum of affine functions, and the engine combines durations by maximum and sum:
-the makespan f(s) of a step is convex and piecewise linear, and so is each stream's busy time. If
-such a function meets its chord at one point between two steps, it equals the chord on all of them.
+roofline is a maximum of affine functions, and the engine combines durations by maximum and sum: the
+makespan f(s) of a step is convex and piecewise linear, and so is each stream's busy time. If such a
+function meets its chord at one point between two steps, it equals the chord on all of them.
 `convex_series` uses this: it simulates a few steps and proves the others.
+
+Where a schedule says that its steps are not alike, or the sampled ones differ in more than amounts
+of work, every step is issued and simulated.
 """
 
 from collections.abc import Callable
@@ -70,7 +73,10 @@ class Generation:
         )
         self.prefill = simulate_phase(schedule, 0, cost)
         self.first = self.step(1) if self.steps else None
-        self.decode = convex_series(self._totals, self.steps)
+        self.alike = schedule.steps_alike
+        self.decode = convex_series(self._totals, self.steps) if self.alike else np.zeros((0, 0))
+        if not self.alike:  # declared, or found while sampling
+            self.decode = np.array([self._totals(s) for s in range(1, self.steps + 1)])
 
     def step(self, step: int) -> Phase:
         """Decode step `step` (1..)."""
@@ -79,7 +85,10 @@ class Generation:
     def _totals(self, step: int) -> FloatArray:
         if step == 1 and self.first is not None:
             return self.first.totals
-        return self.step(step).totals
+        phase = self.step(step)
+        if self.first is not None and not phase.graph.same_structure(self.first.graph):
+            self.alike = False
+        return phase.totals
 
 
 def convex_series(f: Callable[[int], FloatArray], n: int) -> FloatArray:

@@ -60,7 +60,7 @@ class Rate(Part):
     """How fast something works: flops/s or bytes/s.
 
     `peak` is what the hardware can do at most, `sustained` (at most the peak) what programs reach
-    in a long run; lower bounds use the first, times the second.
+    in a long run; all times use the second.
 
     >>> Rate(peak=320e9, sustained=220e9, source="T4 data sheet").times(2).peak
     640000000000.0

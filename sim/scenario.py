@@ -104,8 +104,10 @@ def _batches(
 
 def _check_context(scenario: Scenario) -> None:
     model, workload = scenario.model, scenario.workload
-    longest = workload.gen_len if model.is_encoder_decoder else workload.longest + workload.gen_len
-    if longest > model.max_context and model.learned_positions:
+    if model.is_encoder_decoder:
+        return  # relative positions have no limit
+    longest = workload.longest + workload.gen_len
+    if longest > model.max_context:
         raise BadInput(
             f"workload '{workload.name}' needs {longest} positions (longest prompt "
             f"{workload.longest} + {workload.gen_len} generated); model '{model.name}' has "

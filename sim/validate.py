@@ -16,13 +16,13 @@ from schedules.routing import Routing
 from schedules.schedule import Schedule, find_schedule
 from schedules.task import Work
 from schedules.workload import Workload
+from sim.api import run
 from sim.cost import Roofline
 from sim.generation import Phase
 from sim.hardware import load_hardware
 from sim.published import METRICS, PublishedRow
 from sim.result import Result
 from sim.scenario import Scenario
-from sim.simulate import run
 
 MISSING = 1.0  # a row that cannot be simulated counts as an absolute error of 100 %
 

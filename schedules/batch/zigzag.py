@@ -70,8 +70,8 @@ class Stage(StageMemory):
             source = self.home
             if not self.node.pinned:
                 source = staging
-                self._copy("pin_weights", "pin_parallel", size, self.home, source, spec.index, 0)
-            self._copy("load_weights", "h2d", size, source, target, spec.index, 0)
+                self._copy("pin_weights", "pin_parallel", size, self.home, source, spec.index)
+            self._copy("load_weights", "h2d", size, source, target, spec.index)
 
     def load_cache(self, place: Place | None) -> None:
         """The next micro-batch's keys, then its values, through staging: the cache is pageable."""
@@ -243,7 +243,14 @@ class Stage(StageMemory):
         self._copy(op, link, size, source, target, spec.index, place.micro_batch)
 
     def _copy(
-        self, op: str, link: str, size: float, source: Buffer, target: Buffer, layer: int, j: int
+        self,
+        op: str,
+        link: str,
+        size: float,
+        source: Buffer,
+        target: Buffer,
+        layer: int,
+        j: int = -1,
     ) -> Task:
         """A copy on the stream of its link; the issuing thread itself fills pinned staging."""
         g = self.gpu

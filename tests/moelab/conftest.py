@@ -33,6 +33,17 @@ class Outcome:
         """Files that are new or changed."""
         return {name for name, held in self.after.items() if self.before.get(name) != held}
 
+    @property
+    def mistake(self) -> str:
+        """The one sentence that a mistake ends in; nothing else may have been said or written."""
+        assert self.code == 2
+        assert self.out == ""
+        assert self.before == self.after
+        assert "Traceback" not in self.err
+        assert self.err.startswith("moelab: ")
+        assert self.err.index("\n") == len(self.err) - 1
+        return self.err.removeprefix("moelab: ").strip()
+
 
 def contents(folder: Path) -> dict[str, bytes]:
     """All files below a folder; a folder itself ends in a slash."""

@@ -1,5 +1,6 @@
 """A whole generation from a few steps, against all steps in one graph and against brute force."""
 
+from dataclasses import replace
 from math import ceil, log2
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schedules.batch import CGOPipe
 from schedules.lengths import Listed
 from schedules.model_presets import load_model
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule, schedules
 from schedules.workload import Workload
+from sim.api import make_scenario
 from sim.cost import Roofline, price
 from sim.engine import simulate_graph
 from sim.generation import Generation, Phase, convex_series, simulate_phase
@@ -190,3 +193,37 @@ def test_totals_are_the_makespan_and_each_stream_s_busy_time():
             expected += calls * cost.issue_s + len(graph.waits) * cost.sync_s
         assert busy[name] == pytest.approx(expected)
     assert run.makespan_s >= max(busy.values()) * (1 - 1e-12)
+
+
+class Twice(CGOPipe):
+    """Issues its step twice in the middle of a generation, which sampling the steps can see."""
+
+    def decode_step(self):
+        super().decode_step()
+        if self.node.step == 4:
+            self.node.issuer.barrier()
+            super().decode_step()
+
+
+class Declared(CGOPipe):
+    """Issues its step twice where sampling does not look, and says that steps are not alike."""
+
+    steps_alike = False
+
+    def decode_step(self):
+        super().decode_step()
+        if self.node.step == 2:
+            self.node.issuer.barrier()
+            super().decode_step()
+
+
+@pytest.mark.parametrize(("kind", "odd"), [(Twice, 4), (Declared, 2)])
+def test_steps_that_are_not_alike_are_all_simulated(kind, odd):
+    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "mtbench", gen_len=8)
+    scenario = replace(scenario, model=scenario.model.with_layers(2))
+    policy = make_policy({"N": 4, "mu": 2})
+    generation = Generation(place(scenario, kind, policy), Roofline(scenario.hardware))
+    plain = Generation(place(scenario, CGOPipe, policy), Roofline(scenario.hardware))
+    once = plain.decode[:, 0]
+    expected = [2 * t if s == odd else t for s, t in enumerate(once, start=1)]
+    assert generation.decode[:, 0] == pytest.approx(expected, rel=1e-3)

@@ -14,11 +14,11 @@ from schedules.batch import CGOPipe, FastDecode
 from schedules.kernels import Kernels
 from schedules.policy import make_policy
 from sim import simulate
+from sim.api import make_scenario
 from sim.cost import Roofline
 from sim.generation import simulate_phase
 from sim.hardware import load_hardware
 from sim.scenario import place
-from sim.simulate import make_scenario
 
 S1 = ("mixtral-8x7b", "gcp-t4-24c", "mtbench", 128)
 LAYERS, BATCHES, MU, HIDDEN, KV, WIDTH, EXPERTS = 32, 14, 36, 4096, 2048, 14336, 8

@@ -40,16 +40,16 @@ def test_issue_order(lab):
     """
     loops = """
         v0a k0a v0a k0a
-        P0a W0a v0b k0b v0b k0b         a0a
+        P0  W0  v0b k0b v0b k0b         a0a
                 v0c k0c v0c k0c s0a     a0b n0a
                                 s0b h0a a0c n0b
-        p1a w1a                 s0c h0b f0a n0c
+        p1  w1                  s0c h0b f0a n0c
                                 s0a h0c f0b
                 v1a k1a v1a k1a s0b h1a f0c
-        P1a W1a v1b k1b v1b k1b s0c h1b a1a
+        P1  W1  v1b k1b v1b k1b s0c h1b a1a
                 v1c k1c v1c k1c s1a h1c a1b n1a
                                 s1b h1a a1c n1b
-        p0a w0a                 s1c h1b f1a n1c
+        p0  w0                  s1c h1b f1a n1c
                                 s1a h1c f1b
                                 s1b     f1c
                                 s1c
@@ -77,20 +77,20 @@ def test_decode_step_with_pageable_weights(lab):
     """
     picture = """
         s    | 0   1   2   3   4   5   6   7   8   9   10  11  12  13  14  15
-        host | v0a v0a P0a --- v0b v0b ... ... ... v0c v0c ... ... ... ... p1a
-        h2d  | ... k0a k0a ... W0a --- --- k0b k0b ... k0c k0c ... h0a ... ...
+        host | v0a v0a P0  --- v0b v0b ... ... ... v0c v0c ... ... ... ... p1
+        h2d  | ... k0a k0a ... W0  --- --- k0b k0b ... k0c k0c ... h0a ... ...
         gpu  | ... ... ... ... ... ... a0a --- ... ... ... a0b --- a0c --- ...
         d2h  | ... ... ... ... ... ... ... ... ... ... ... s0a n0a s0b n0b ...
 
         s    | 16  17  18  19  20  21  22  23  24  25  26  27  28  29  30  31
-        host | ... ... ... ... v1a v1a ... ... P1a --- v1b v1b ... ... ... ...
-        h2d  | w1a h0b h0c ... ... k1a k1a h1a ... ... W1a --- --- k1b k1b h1b
+        host | ... ... ... ... v1a v1a ... ... P1  --- v1b v1b ... ... ... ...
+        h2d  | w1  h0b h0c ... ... k1a k1a h1a ... ... W1  --- --- k1b k1b h1b
         gpu  | f0a --- f0b --- ... ... f0c --- ... ... ... ... a1a --- ... ...
         d2h  | s0c n0c s0a ... ... ... s0b ... ... ... ... ... s0c ... ... ...
 
         s    | 32  33  34  35  36  37  38  39  40  41  42  43  44  45
-        host | v1c v1c ... ... ... ... p0a ... ... ... ... ... ... ...
-        h2d  | ... k1c k1c h1c h1a ... ... w0a h1b h1c ... ... ... ...
+        host | v1c v1c ... ... ... ... p0  ... ... ... ... ... ... ...
+        h2d  | ... k1c k1c h1c h1a ... ... w0  h1b h1c ... ... ... ...
         gpu  | ... ... a1b --- a1c --- ... f1a --- f1b --- f1c --- ...
         d2h  | ... ... s1a n1a s1b n1b ... s1c n1c s1a ... s1b ... s1c
     """
@@ -106,13 +106,13 @@ def test_a_single_micro_batch_loads_its_own_hidden_states(lab):
     picture = """
         s    | 0   1   2   3   4   5   6   7   8   9   10  11  12
         host | v0a v0a ... ... ... ... v1a v1a ... ... ... ... ...
-        h2d  | ... k0a k0a W0a --- --- w1a k1a k1a h0a ... ... ...
+        h2d  | ... k0a k0a W0  --- --- w1  k1a k1a h0a ... ... ...
         gpu  | ... ... ... a0a --- ... ... ... ... ... f0a --- ...
         d2h  | ... ... ... ... ... s0a ... ... n0a ... ... ... s0a
 
         s    | 13  14  15  16  17  18  19  20  21  22  23  24
         host | ... ... ... ... ... ... ... ... ... ... ... ...
-        h2d  | W1a --- --- h1a ... ... ... w0a h1a ... ... ...
+        h2d  | W1  --- --- h1a ... ... ... w0  h1a ... ... ...
         gpu  | ... ... ... ... a1a --- ... ... ... f1a --- ...
         d2h  | ... ... ... ... ... ... s1a n1a ... ... ... s1a
     """
@@ -144,7 +144,7 @@ def test_each_tensor_travels_while_the_next_is_pinned(lab):
     )
     assert lab.sizes(graph, "pin_weights") == lab.sizes(graph, "load_weights")
     bars, _ = lab.simulate(graph, OPS, SECONDS | {"P": 2, "W": 2})
-    first = [bar[:3] for bar in bars if bar[3] in ("P0a", "W0a")]
+    first = [bar[:3] for bar in bars if bar[3] in ("P0", "W0")]
     assert first == [("h2d", 4, 6), ("h2d", 6, 8), ("host", 2, 4), ("host", 4, 6)]
 
 
@@ -155,12 +155,12 @@ def test_prefill_with_page_locked_weights(lab):
     """No cache is loaded; the keys and values of a micro-batch are stored in the next iteration."""
     picture = """
         s   | 0   1   2   3   4   5   6   7   8   9   10  11  12  13  14
-        h2d | w0a W0a --- --- ... ... h0a ... w1a h0b h0c ... h1a ... W1a
+        h2d | w0  W0  --- --- ... ... h0a ... w1  h0b h0c ... h1a ... W1
         gpu | ... a0a --- ... a0b --- a0c --- f0a --- f0b --- f0c --- a1a
         d2h | ... ... ... ... s0a n0a s0b n0b s0c n0c s0a ... s0b ... s0c
 
         s   | 15  16  17  18  19  20  21  22  23  24  25  26  27  28
-        h2d | --- --- h1b h1c ... h1a ... w0a h1b h1c ... ... ... ...
+        h2d | --- --- h1b h1c ... h1a ... w0  h1b h1c ... ... ... ...
         gpu | --- ... ... a1b --- a1c --- f1a --- f1b --- f1c --- ...
         d2h | ... ... ... s1a n1a s1b n1b s1c n1c s1a ... s1b ... s1c
     """

@@ -26,24 +26,24 @@ OPS = {
 def test_decode_step(lab):
     """The GPU waits for the CPU's attention in every iteration of an attention layer.
 
-    Attention outputs queue behind what the link still copies: l0a is ready at 4 but waits for W0a
-    until 5, l1a is ready at 29 but waits for W1a and h1b until 31.
+    Attention outputs queue behind what the link still copies: l0a is ready at 4 but waits for W0
+    until 5, l1a is ready at 29 but waits for W1  and h1b until 31.
     """
     picture = """
         s   | 0   1   2   3   4   5   6   7   8   9   10  11  12  13  14  15  16  17  18
-        h2d | W0a --- --- --- --- l0a ... ... ... ... ... l0b ... h0a ... ... ... l0c ...
+        h2d | W0  --- --- --- --- l0a ... ... ... ... ... l0b ... h0a ... ... ... l0c ...
         gpu | q0a ... ... ... ... ... u0a q0b ... ... ... ... u0b q0c ... ... ... ... u0c
         d2h | ... o0a ... ... ... ... ... s0a o0b ... ... ... ... s0b o0c ... ... ... ...
         cpu | ... ... t0a --- ... ... ... ... ... t0b --- ... ... ... ... t0c --- ... ...
 
         s   | 19  20  21  22  23  24  25  26  27  28  29  30  31  32
-        h2d | w1a h0b h0c ... h1a ... W1a --- --- --- --- h1b l1a ...
+        h2d | w1  h0b h0c ... h1a ... W1  --- --- --- --- h1b l1a ...
         gpu | f0a --- f0b --- f0c --- q1a ... ... ... ... ... ... u1a
         d2h | s0c ... s0a ... s0b ... s0c o1a ... ... ... ... ... ...
         cpu | ... ... ... ... ... ... ... ... t1a --- ... ... ... ...
 
         s   | 33  34  35  36  37  38  39  40  41  42  43  44  45  46  47  48  49  50  51
-        h2d | h1c ... ... ... l1b ... h1a ... ... ... l1c ... w0a h1b h1c ... ... ... ...
+        h2d | h1c ... ... ... l1b ... h1a ... ... ... l1c ... w0  h1b h1c ... ... ... ...
         gpu | q1b ... ... ... ... u1b q1c ... ... ... ... u1c f1a --- f1b --- f1c --- ...
         d2h | s1a o1b ... ... ... ... s1b o1c ... ... ... ... s1c ... s1a ... s1b ... s1c
         cpu | ... ... t1b --- ... ... ... ... t1c --- ... ... ... ... ... ... ... ... ...
@@ -57,16 +57,16 @@ def test_issue_order(lab):
     """FlexGen's loops; no cache is loaded, and the CPU itself appends the new keys and values."""
     attention = "q{0} o{0} t{0} l{0} u{0}".format
     loops = f"""
-        P0a W0a         {attention("0a")}
+        P0  W0          {attention("0a")}
                 s0a     {attention("0b")}
                 s0b h0a {attention("0c")}
-        p1a w1a s0c h0b f0a
+        p1  w1  s0c h0b f0a
                 s0a h0c f0b
                 s0b h1a f0c
-        P1a W1a s0c h1b {attention("1a")}
+        P1  W1  s0c h1b {attention("1a")}
                 s1a h1c {attention("1b")}
                 s1b h1a {attention("1c")}
-        p0a w0a s1c h1b f1a
+        p0  w0  s1c h1b f1a
                 s1a h1c f1b
                 s1b     f1c
                 s1c
@@ -106,10 +106,10 @@ def test_synchronising_costs_time_of_the_issuing_thread(lab):
 
 def test_prefill_is_flexgens(lab):
     loops = """
-        w0a
-        W0a         a0a
+        w0
+        W0          a0a
             s0a h0a a0b n0a
-        w0a s0b h0b f0a n0b
+        w0  s0b h0b f0a n0b
             s0a     f0b
             s0b
     """

@@ -15,9 +15,9 @@ from schedules.timeline import Timeline
 from schedules.workload import Workload
 from schedules.workload_presets import load_workload
 from sim import Comparison, compare, simulate
+from sim.api import Unfeasible, given_policy, make_scenario, run
 from sim.cost import Roofline
 from sim.hardware import load_hardware
-from sim.simulate import Unfeasible, given_policy, make_scenario, run
 
 S1 = ("mixtral-8x7b", "gcp-t4-24c", "mtbench")  # MoE-Lightning's first setting
 SMALL = (*S1, 3, 8, 2)
