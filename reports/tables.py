@@ -73,15 +73,39 @@ def validation_table(
 
 
 def catalogue_table(title: str, entries: Sequence[Mapping[str, object]]) -> Table:
-    """What there is to choose from: a row per entry, a column per key, in order of appearance."""
-    columns = list(dict.fromkeys(key for entry in entries for key in entry))
+    """What there is to choose from: a row per entry, a column per key, in order of appearance.
+
+    Keys that end in `_bytes`, `_bytes_per_s` or `parameters` are shown with their unit; `source` is
+    left to the JSON.
+    """
+    columns = list(dict.fromkeys(key for entry in entries for key in entry if key != "source"))
     table = _table()
     table.title = Text(title)
     for i, column in enumerate(columns):
-        table.add_column(Text(column), no_wrap=i == 0, overflow="fold")
+        table.add_column(Text(_heading(column)), no_wrap=i == 0, overflow="fold")
     for entry in entries:
-        table.add_row(*(Text(_cell(entry.get(column))) for column in columns))
+        table.add_row(*(Text(_quantity(column, entry.get(column))) for column in columns))
     return table
+
+
+UNITS = {"_bytes_per_s": "B/s", "_bytes": "B"}
+
+
+def _heading(key: str) -> str:
+    if key.endswith("memory_bytes_per_s"):
+        return key.removesuffix("_bytes_per_s").replace("_", " ") + " rate"
+    for suffix in UNITS:
+        key = key.removesuffix(suffix)
+    return key.replace("_", " ")
+
+
+def _quantity(key: str, value: object) -> str:
+    if isinstance(value, int | float) and key.endswith("parameters"):
+        return f"{value / 1e9:.3g} billion"
+    for suffix, unit in UNITS.items():
+        if isinstance(value, int | float) and key.endswith(suffix):
+            return units.amount(value, unit)
+    return _cell(value)
 
 
 def _table() -> Table:
