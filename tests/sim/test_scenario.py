@@ -139,8 +139,14 @@ def test_learned_positions_end_somewhere():
         placed(model="opt-6.7b", tokens=2041, gen_len=8)
 
 
-def test_rotary_and_relative_positions_do_not():
-    placed(model="switch-base-8", tokens=600, gen_len=600)
+def test_rotary_positions_end_where_the_model_says():
+    with pytest.raises(BadInput, match=r"needs 32769 positions .*'mixtral-8x7b-2l' has 32768"):
+        placed(model="mixtral-8x7b", tokens=32761, gen_len=8)
+
+
+def test_relative_positions_do_not_end():
+    node = placed(model="switch-base-8", tokens=600, gen_len=600).node
+    assert node.model.max_context < node.batches[0].longest + node.gen_len
 
 
 # -- pinned memory ---------------------------------------------------------------------------------
