@@ -78,5 +78,7 @@ def parse_assignments(items: Sequence[str]) -> dict[str, str]:
         key, equals, value = item.partition("=")
         if not equals or not key or not value:
             raise BadInput(f"policy: '{item}' is not of the form KEY=VALUE, as in r_w=0.1")
+        if key.strip() in values:
+            raise BadInput(f"policy: '{key.strip()}' is given twice")
         values[key.strip()] = value.strip()
     return values

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,20 +64,24 @@ class Timeline:
     def to_parquet(self, path: str | Path) -> None:
         """Write the rows; the stream order and the name travel in the file's metadata."""
         table = pa.Table.from_pandas(self.frame[list(COLUMNS)], preserve_index=False)
-        meta = {b"moelab": json.dumps({"streams": self.streams, "name": self.name}).encode()}
+        own = {b"moelab": json.dumps({"streams": self.streams, "name": self.name}).encode()}
+        table = table.replace_schema_metadata(own | (table.schema.metadata or {}))
         target = Path(path)
-        if not target.parent.is_dir():
-            raise BadInput(f"cannot write '{path}': the folder '{target.parent}' does not exist")
-        if target.is_dir():
-            raise BadInput(f"cannot write '{path}': it is a folder, a file name is needed")
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            pq.write_table(
-                table.replace_schema_metadata(meta | (table.schema.metadata or {})), partial
-            )
+            if not target.parent.is_dir():
+                raise BadInput(
+                    f"cannot write '{path}': the folder '{target.parent}' does not exist"
+                )
+            if target.is_dir():
+                raise BadInput(f"cannot write '{path}': it is a folder, a file name is needed")
+            pq.write_table(table, partial)
             partial.replace(target)
+        except OSError as error:
+            raise BadInput(f"cannot write '{path}': {error.strerror or error}") from None
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # a name that is too long was never there
+                partial.unlink(missing_ok=True)
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> "Timeline":

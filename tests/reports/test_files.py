@@ -46,3 +46,9 @@ def test_failure_keeps_the_old_file_and_removes_the_partial_one(
         write_text(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert files_in() == ["a.txt"]
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(BadInput, match="cannot write"):
+        write_text(tmp_path / ("x" * 300), "text")
+    assert list(tmp_path.iterdir()) == []

@@ -101,3 +101,8 @@ def test_equal_policies_are_one_key():
     assert {make_policy({"N": 4, "mu": 2}), make_policy({"N": "4", "mu": 2.0})} == {
         Policy(N=4, mu=2)
     }
+
+
+def test_a_key_is_given_once():
+    with pytest.raises(BadInput, match="'r_w' is given twice"):
+        parse_assignments(["r_w=0.1", "r_w=0.2"])
