@@ -10,9 +10,6 @@ from schedules.errors import BadInput
 from schedules.timeline import Timeline
 from sim.api import Comparison
 
-SHOWN_STEPS = 2  # decode steps that a comparison shows, the middle of the generation
-PICTURED_TASKS = 300_000  # the most tasks that a page or a trace gets unless steps are chosen
-
 
 def parse_steps(text: str | None, last: int, suffix: str) -> list[int]:
     """Phases to write, from words like `0,1,5-8` or `all`; 0 is prefill.

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from schedules.errors import BadInput
 from schedules.model_checks import check
 from schedules.model_layers import LayerSpec, build_layers
+from schedules.task import DType
 from schedules.validated import validated
 
 __all__ = ["MAX_LAYERS", "MAX_SIZE", "MLA", "DType", "LayerSpec", "ModelSpec"]
@@ -18,7 +19,6 @@ __all__ = ["MAX_LAYERS", "MAX_SIZE", "MLA", "DType", "LayerSpec", "ModelSpec"]
 MAX_SIZE = 10**8  # above any width, vocabulary or context; keeps products far from overflow
 MAX_LAYERS = 10_000  # the layers of a stack are listed one by one
 
-DType = Literal["float16", "bfloat16", "float32"]
 Size = Annotated[int, Field(ge=1, le=MAX_SIZE)]
 OptionalSize = Annotated[int, Field(ge=0, le=MAX_SIZE)]
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}

@@ -4,16 +4,17 @@
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-DEVICES = ("gpu", "cpu", "link", "none")
-"""Where a task executes: `link` is a copy engine or a copying thread, `none` costs nothing."""
+DType = Literal["float16", "bfloat16", "float32"]
+"""Number formats of weights, activations and arithmetic."""
 
-KERNELS = ("gemm", "experts", "attention")
+KernelClass = Literal["gemm", "experts", "attention"]
+KERNELS: tuple[KernelClass, ...] = get_args(KernelClass)
 """Kernel classes that sustain different shares of a processor's peak: dense GEMMs, the grouped
 GEMM of the experts, and the attention core."""
 
@@ -23,7 +24,7 @@ class Work(BaseModel):
 
     Parameters
     ----------
-    device: where it executes.
+    device: where it executes; `link` is a copy engine or a copying thread, `none` costs nothing.
     dtype: the number format of its arithmetic.
     flops: floating-point operations by kernel class (`KERNELS`).
     bytes: bytes read and written by memory (`gpu`, `cpu`, `disk`).
@@ -36,7 +37,7 @@ class Work(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: Literal["gpu", "cpu", "link", "none"] = "none"
-    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    dtype: DType = "float16"
     flops: Mapping[str, Amount] = {}
     bytes: Mapping[str, Amount] = {}
     link_bytes: Mapping[str, Amount] = {}

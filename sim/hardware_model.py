@@ -7,15 +7,14 @@ from typing import Any, cast
 from pydantic import ValidationError, model_validator
 
 from schedules.errors import BadInput, suggest
+from schedules.task import DType, KernelClass
 from sim.hardware_parts import (
     LINKS_OF_ALL,
     Amount,
     Cpu,
-    Dtype,
     Flag,
     Gpu,
     Host,
-    KernelClass,
     Link,
     Name,
     Part,
@@ -86,7 +85,7 @@ class Hardware(Part):
         if device not in ("gpu", "cpu"):
             raise BadInput(f"{self.name}: no device '{device}'; it must be 'gpu' or 'cpu'")
         unit = self.gpu if device == "gpu" else self.cpu
-        classes = unit.compute.get(cast(Dtype, dtype))
+        classes = unit.compute.get(cast(DType, dtype))
         if classes is None:
             there = " and ".join(unit.compute)
             raise BadInput(f"{self.name}: {unit.name} has no rates for {dtype}, only for {there}")

@@ -21,12 +21,10 @@ from pydantic import (
 )
 
 from schedules.errors import suggest
+from schedules.task import KERNELS, DType, KernelClass
 
-Dtype = Literal["float16", "bfloat16", "float32"]
-KernelClass = Literal["gemm", "experts", "attention"]
 Link = Literal["h2d", "d2h", "h2d_pageable", "d2h_pageable", "pin", "pin_parallel", "peer", "disk"]
 
-KERNEL_CLASSES: tuple[KernelClass, ...] = ("gemm", "experts", "attention")
 LINKS_OF_ALL: tuple[Link, ...] = (
     "h2d",
     "d2h",
@@ -107,7 +105,7 @@ def _whatif(part: Rate | Amount, factor: float) -> str:
     return f"what if, x {factor:g}: {part.source}"
 
 
-Compute = Mapping[Dtype, Mapping[KernelClass, Rate]]
+Compute = Mapping[DType, Mapping[KernelClass, Rate]]
 
 
 class _Device(Part):
@@ -132,7 +130,7 @@ class _Device(Part):
     @model_validator(mode="after")
     def _all_classes(self) -> "_Device":
         for dtype, classes in self.compute.items():
-            for kernel_class in KERNEL_CLASSES:
+            for kernel_class in KERNELS:
                 if kernel_class not in classes:
                     raise ValueError(f"compute.{dtype}.{kernel_class} is missing")
         return self

@@ -19,8 +19,8 @@ class CGOPipe(Schedule):
 
     Attention weights stay on the GPU; a share r_w of the experts does too, the rest of the next
     layer comes in as many pages as there are micro-batches, one between two transfers of hidden
-    states. CPU attention runs `lookahead` micro-batches ahead of the GPU. Page i + 1 passes
-    through one layer of pinned staging. With A_g = 1 the KV cache travels in place of the hidden
+    states. CPU attention runs `lookahead` micro-batches ahead of the GPU. The pages pass through
+    one layer of pinned staging. With A_g = 1 the KV cache travels in place of the hidden
     states, prefetched equally far ahead.
     """
 
