@@ -189,6 +189,133 @@ def validate(
     write_json(json, found)
 
 
+@app.command("run")
+def run_(
+    schedule: Annotated[str, typer.Argument(help="A schedule (`moelab list schedules`).")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
+    gpu_memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Budget of the device's memory, such as 16GiB.")
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A Hugging Face folder with safetensors.")
+    ] = None,
+    random_weights: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Random weights of a preset or of a config.json."),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option(help="With random weights: take that many layers.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help='Prompts, one per line: `{"prompt": "..."}` or `{"prompt_token_ids": [...]}`.',
+        ),
+    ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", "-w", help="Draw `--batch` prompts with a workload's lengths."),
+    ] = None,
+    gen_len: options.GenLen = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", "-N", help="Batch size N; default: all prompts.")
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option("--micro-batch", "-u", help="Micro-batch size mu; default: a fourth of N."),
+    ] = None,
+    policy: options.PolicyItems = None,
+    device: Annotated[options.DeviceName, typer.Option(help="Where to run.")] = (
+        options.DeviceName.cuda
+    ),
+    dtype: Annotated[
+        options.DTypeName | None, typer.Option(help="Of all tensors; default: the model's own.")
+    ] = None,
+    host_memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Host memory; default: 90 % of it.")
+    ] = None,
+    link_bandwidth: Annotated[
+        str | None,
+        typer.Option(metavar="RATE", help="With --device cpu: hold each copy to, say, 2GB/s."),
+    ] = None,
+    threads: Annotated[
+        str | None,
+        typer.Option(metavar="D,C", help="Threads of the (host) device and of CPU attention."),
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k most likely tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likely share p.")] = None,
+    seed: Annotated[int, typer.Option(help="Of sampling, drawn prompts, random weights.")] = 0,
+    ignore_eos: Annotated[
+        bool, typer.Option("--ignore-eos", help="Generate all tokens, as benchmarks do.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare the tokens with the reference model's.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write the PyTorch profiler's trace as well.")
+    ] = False,
+    check_weights: Annotated[
+        bool,
+        typer.Option("--check-weights/--no-check-weights", help="Look for NaN in a checkpoint."),
+    ] = True,
+    json: options.JsonFile = None,
+) -> None:
+    """Run a schedule for real: generate tokens within a memory budget, and measure every task."""
+    from moelab import running
+    from moelab.amounts import parse_bytes, parse_rate
+    from schedules.policy import parse_assignments
+    from schedules.workload_presets import load_workload
+
+    check_target(json)
+    running.check_installed()
+    from runtime.device import DeviceOptions
+    from runtime.run import Output, Question, run
+    from runtime.sampling_settings import Sampling
+
+    asked = Question(
+        schedule=schedule,
+        checkpoint=checkpoint,
+        random_weights=random_weights,
+        layers=layers,
+        prompts=prompts,
+        workload=None if workload is None else load_workload(workload, gen_len, padded=False),
+        gen_len=gen_len,
+        batch=batch,
+        micro_batch=micro_batch,
+        policy=parse_assignments(policy or []),
+        dtype=None if dtype is None else dtype.value,
+        sampling=Sampling(temperature, top_k, top_p, seed),
+        ignore_eos=ignore_eos,
+    )
+    gpu_threads, cpu_threads = running.parse_threads(threads)
+    limits = DeviceOptions(
+        device=device.value,
+        gpu_memory_bytes=parse_bytes(gpu_memory, "--gpu-memory"),
+        host_memory_bytes=(
+            running.host_memory_bytes()
+            if host_memory is None
+            else parse_bytes(host_memory, "--host-memory")
+        ),
+        link_bytes_per_s=(
+            None if link_bandwidth is None else parse_rate(link_bandwidth, "--link-bandwidth")
+        ),
+        gpu_threads=gpu_threads,
+        cpu_threads=cpu_threads,
+    )
+    outcome = run(asked, limits, Output(out, resume, verify, profile, check_weights))
+    if outcome is None:
+        return
+    show(json, *running.outcome_parts(outcome, out))
+    write_json(json, dict(outcome.result))
+    if outcome.verification is not None and not outcome.verification.ok:
+        raise MoelabError("the tokens are not those of the reference model; see verification.json")
+
+
 def _written(path: Path | None) -> list[str]:
     return [] if path is None else [f"Written: {path.resolve()}"]
 
@@ -217,4 +344,4 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         raise SystemExit(2) from None
     except MoelabError as error:
         typer.echo(f"moelab: {error}", err=True)
-        raise SystemExit(1) from None
+        raise SystemExit(getattr(error, "exit_code", 1)) from None

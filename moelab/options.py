@@ -1,9 +1,26 @@
 """Options that several commands share."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class DeviceName(StrEnum):
+    """Where a schedule can run."""
+
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+class DTypeName(StrEnum):
+    """Number formats that a run can have."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
 
 Model = Annotated[
     str,

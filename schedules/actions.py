@@ -7,7 +7,7 @@ from schedules.activations import Activations
 from schedules.cache import KVCache
 from schedules.node import Node, Slot
 from schedules.streaming import StreamedWeights
-from schedules.tensor_parallel import all_reduce, at, merge, on_every_gpu
+from schedules.tensor_parallel import all_reduce, at, merge, on_every_gpu, output_head
 
 
 def start_attention(node: Node, x: Activations, cache: KVCache, slot: Slot) -> None:
@@ -25,9 +25,10 @@ def pre_attention(node: Node, x: Activations, slot: Slot) -> None:
     if node.is_first(layer):
         work = node.work.join(work, node.work.embedding(size))
     for g in node.each_gpu():
-        node.issuer.task(
-            "pre_attention", g.gpu, [x.hidden[g][j]], [x.qkv[g][j]], work, spec.index, j
-        )
+        hidden, writes = x.hidden[g][j], [x.qkv[g][j]]
+        if node.is_first(layer):
+            writes.append(hidden)  # the embeddings
+        node.issuer.task("pre_attention", g.gpu, [hidden], writes, work, spec.index, j)
 
 
 def offload_qkv(node: Node, x: Activations, slot: Slot) -> None:
@@ -75,5 +76,7 @@ def post_attention(node: Node, x: Activations, weights: StreamedWeights, slot: S
         return
     on_every_gpu(node, "out_projection", slot, attended, hidden, work.out_projection(spec, size))
     all_reduce(node, slot, hidden, size)
-    on_every_gpu(node, "ffn", slot, reads, hidden, work.join(work.ffn(spec, size), head))
+    on_every_gpu(node, "ffn", slot, reads, hidden, work.ffn(spec, size))
     all_reduce(node, slot, hidden, size)
+    if node.is_last(layer):
+        output_head(node, slot, hidden, size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from schedules.contents import Span
 from schedules.node import GpuNames, Node
 from schedules.task import Buffer
 
@@ -12,7 +13,8 @@ class Activations:
     Parameters
     ----------
     offload: make room, in page-locked host memory, for what the CPU's attention takes and gives,
-        and for the hidden states of prefill, of which the GPU holds `depth` micro-batches.
+        and for the hidden states of prefill, of which the GPU holds `depth` micro-batches with
+        the keys and values that a layer has just made of them.
     """
 
     depth = 2
@@ -33,12 +35,16 @@ class Activations:
         prompts = [work.hidden_bytes(batch.prompt_tokens) for batch in node.batches]
         widest = max(prompts)
         self.depth = min(self.depth, node.n_micro_batches)
+        new_kv = work.kv_bytes(spec, node.widest.prompt_tokens)  # until it has been stored
         self.prompt = {
-            g: [node.on_gpu(g, f"prompt hidden[{d}]", widest) for d in range(self.depth)]
+            g: [node.on_gpu(g, f"prompt hidden[{d}]", widest + new_kv) for d in range(self.depth)]
             for g in node.gpus
         }
         self.prompt_host = {
-            g: [node.on_host(f"prompt hidden[{j}]", size, True) for j, size in enumerate(prompts)]
+            g: [
+                node.on_host(f"prompt hidden[{j}]", size, True, gpu=g)
+                for j, size in enumerate(prompts)
+            ]
             for g in node.gpus
         }
 
@@ -50,7 +56,7 @@ class Activations:
         sizes = [size(batch.size) for batch in node.batches]
         if where == "host":
             return {
-                g: [node.on_host(f"{name}[{j}]", s, True) for j, s in enumerate(sizes)]
+                g: [node.on_host(f"{name}[{j}]", s, True, gpu=g) for j, s in enumerate(sizes)]
                 for g in node.gpus
             }
         return {
@@ -63,15 +69,23 @@ def keep_resident(node: Node) -> None:
     work = node.work
     size = sum(work.attention_bytes(spec) for spec in node.all_layers) + work.embedding_bytes()
     for gpu in node.gpus:
-        node.on_gpu(gpu, "resident weights", size)
+        holds = [Span(spec.index, "resident") for spec in node.all_layers]
+        node.on_gpu(gpu, "resident weights", size, holds)
+    if len(node.gpus) > 1:
+        logits = node.most_sequences * node.model.vocab_size * work.b
+        node.logits = {gpu: [node.on_gpu(gpu, "logits", logits)] for gpu in node.gpus}
     reserve_workspace(node)
 
 
-def reserve_workspace(node: Node) -> None:
-    """Scratch memory of the widest layer, for the widest micro-batch of prefill."""
+def reserve_workspace(node: Node, idle_bytes: float = 0.0) -> None:
+    """Scratch memory for the widest micro-batch of prefill: of the widest layer, or of the head.
+
+    `idle_bytes`: other memory of each GPU that nothing needs while the head runs, so that logits
+    find room there.
+    """
     widest, work = node.widest, node.work
-    size = max(
-        work.workspace_bytes(spec, widest.prompt_tokens, widest.size) for spec in node.all_layers
-    )
+    tokens = widest.prompt_tokens
+    layers = max(work.layer_workspace_bytes(spec, tokens) for spec in node.all_layers)
+    head = work.head_workspace_bytes(tokens, node.most_sequences)
     for gpu in node.gpus:
-        node.on_gpu(gpu, "workspace", size)
+        node.on_gpu(gpu, "workspace", max(layers, head - idle_bytes))

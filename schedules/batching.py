@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from schedules.errors import BadInput
@@ -13,11 +13,13 @@ from schedules.lengths import positive_int
 class MicroBatch:
     """The requests that are computed together.
 
-    `index` counts from 0; `prompt_lengths` has one entry per request, in tokens.
+    `index` counts from 0; `prompt_lengths` has one entry per request, in tokens; `requests` says
+    which they are, counted from 0 in the order in which they were given.
     """
 
     index: int
     prompt_lengths: tuple[int, ...]
+    requests: tuple[int, ...] = field(default=(), compare=False)
 
     @cached_property
     def size(self) -> int:
@@ -76,13 +78,18 @@ def spread(lengths: Sequence[int], count: int, room: int) -> tuple[MicroBatch, .
         raise BadInput("there are no requests to batch; give at least one prompt length")
     if not len(lengths) / mu <= count <= len(lengths):
         raise BadInput(f"{len(lengths)} requests do not fill {count} micro-batches of at most {mu}")
+    sizes = [positive_int(length, "a prompt length") for length in lengths]
     contents: list[list[int]] = [[] for _ in range(count)]
     with_room = [(0, index) for index in range(len(contents))]  # (tokens, index), a heap
-    for length in sorted((positive_int(x, "a prompt length") for x in lengths), reverse=True):
+    for request in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        length = sizes[request]
         tokens, index = with_room[0]
-        contents[index].append(length)
+        contents[index].append(request)
         if len(contents[index]) < mu:
             heapq.heapreplace(with_room, (tokens + length, index))
         else:
             heapq.heappop(with_room)
-    return tuple(MicroBatch(index, tuple(held)) for index, held in enumerate(contents))
+    return tuple(
+        MicroBatch(index, tuple(sizes[r] for r in held), tuple(held))
+        for index, held in enumerate(contents)
+    )

@@ -1,5 +1,6 @@
 """The KV cache: one block per decoder layer and micro-batch, on the host, the GPU, or both."""
 
+from schedules.contents import KVSpan
 from schedules.node import GpuNames, Node
 from schedules.task import Buffer
 from schedules.tensor_parallel import PerGpu
@@ -24,14 +25,25 @@ class KVCache:
         for gpu in node.gpus:
             self.host[gpu] = [
                 [
-                    node.on_host(f"KV[{spec.index},{j}]", size * (1 - gpu_share), pinned)
+                    node.on_host(
+                        f"KV[{spec.index},{j}]",
+                        size * (1 - gpu_share),
+                        pinned,
+                        [KVSpan(spec.index, j, gpu_share)] if gpu_share < 1 else [],
+                        gpu,
+                    )
                     for j, size in enumerate(self._sizes(spec.index))
                 ]
                 for spec in node.model.decoder_layers
             ]
             self.gpu[gpu] = [
                 [
-                    node.on_gpu(gpu, f"KV[{spec.index},{j}]", size * gpu_share)
+                    node.on_gpu(
+                        gpu,
+                        f"KV[{spec.index},{j}]",
+                        size * gpu_share,
+                        [KVSpan(spec.index, j, 0.0, gpu_share)] if gpu_share else [],
+                    )
                     for j, size in enumerate(self._sizes(spec.index))
                 ]
                 for spec in node.model.decoder_layers

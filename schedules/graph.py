@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules.errors import BadInput
-from schedules.issuer import Issuer
+from schedules.issuer import Issuer, Operands
 from schedules.task import Task, Work
 
 IntArray = NDArray[np.int64]
@@ -118,7 +118,14 @@ class RecordingIssuer(Issuer):
         self._waits: list[Wait] = []
         self._last: dict[int, int] = {}
 
-    def _issue(self, task: Task, stream_id: int, dependencies: list[int], work: Work) -> None:
+    def _issue(
+        self,
+        task: Task,
+        stream_id: int,
+        dependencies: list[int],
+        work: Work,
+        operands: Operands,
+    ) -> None:
         op = self._ops.setdefault(task.op, len(self._ops))
         row = self._works.get(id(work))
         if row is None:

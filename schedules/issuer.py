@@ -8,10 +8,12 @@ all streams, already implies is not recorded twice.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.contents import Contents
 from schedules.errors import BadInput, Infeasible, MoelabError, suggest
 from schedules.task import NOTHING, Buffer, Task, Work
 
@@ -65,8 +67,7 @@ class Pool:
     def _complaint(self, wanted: Buffer) -> str:
         groups: dict[str, int] = {}
         for buffer in self._live.values():
-            kind = buffer.name.split("[")[0]
-            groups[kind] = groups.get(kind, 0) + buffer.bytes
+            groups[buffer.kind] = groups.get(buffer.kind, 0) + buffer.bytes
         largest = sorted(groups.items(), key=lambda item: -item[1])[:3]
         held = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in largest) or "nothing"
         return (
@@ -74,6 +75,14 @@ class Pool:
             f"beside {self.used_bytes / 1e9:.2f} GB in use, but the pool holds "
             f"{self.capacity_bytes / 1e9:.2f} GB (largest holders: {held})"
         )
+
+
+class Operands(NamedTuple):
+    """What a task touches, and which weights or cached tokens it moves."""
+
+    reads: Sequence[Buffer]
+    writes: Sequence[Buffer]
+    what: tuple[Contents, ...]
 
 
 class Issuer(ABC):
@@ -112,13 +121,21 @@ class Issuer(ABC):
             raise BadInput(f"no issuing thread {host}; there are {self.hosts}, counted from 0")
         self._host = host
 
-    def buffer(self, name: str, pool: str, bytes: float) -> Buffer:
+    def buffer(
+        self,
+        name: str,
+        pool: str,
+        bytes: float,
+        holds: tuple[Contents, ...] = (),
+        pinned: bool = False,
+        owner: int = -1,
+    ) -> Buffer:
         """Memory by name. Raises `Infeasible` when the pool cannot hold it."""
         if pool not in self.pools:
             raise BadInput(f"buffer '{name}': no pool '{pool}'{suggest(pool, self.pools)}")
         if not (math.isfinite(bytes) and bytes >= 0):
             raise BadInput(f"buffer '{name}': {bytes} bytes; it must be a finite number >= 0")
-        made = Buffer(name, pool, int(bytes))
+        made = Buffer(name, pool, int(bytes), holds, pinned, owner)
         for old in self.pools[pool].add(made):
             _inherit(made, old)
         return made
@@ -136,8 +153,12 @@ class Issuer(ABC):
         work: Work = NOTHING,
         layer: int = -1,
         micro_batch: int = -1,
+        what: tuple[Contents, ...] = (),
     ) -> Task:
-        """Issue one task; its dependencies follow from what it reads and writes."""
+        """Issue one task; its dependencies follow from what it reads and writes.
+
+        `what` says which weights or cached tokens a copy moves, one for each buffer it writes.
+        """
         stream_id = self._stream(stream, f"task '{op}'")
         if self.hosts > 1 and stream.startswith("host") and stream != f"host{self.host}":
             raise BadInput(f"task '{op}': issuing thread {self.host} cannot run on '{stream}'")
@@ -159,7 +180,7 @@ class Issuer(ABC):
         settled = self._settled
         dependencies = [i for i in after.values() if i >= settled]
         task = Task(index, op, stream, layer, micro_batch, self.step)
-        self._issue(task, stream_id, dependencies, work)
+        self._issue(task, stream_id, dependencies, work, Operands(reads, writes, what))
         return task
 
     def wait(self, task: Task) -> None:
@@ -197,7 +218,14 @@ class Issuer(ABC):
         return {name: pool.peak_bytes for name, pool in self.pools.items()}
 
     @abstractmethod
-    def _issue(self, task: Task, stream_id: int, dependencies: list[int], work: Work) -> None: ...
+    def _issue(
+        self,
+        task: Task,
+        stream_id: int,
+        dependencies: list[int],
+        work: Work,
+        operands: Operands,
+    ) -> None: ...
 
     @abstractmethod
     def _wait(self, tasks: tuple[int, ...], every_host: bool) -> None: ...

@@ -77,22 +77,56 @@ class LayerWork(LayerSizes):
 
     def _ffn(self, layer: LayerSpec, tokens: float) -> Work:
         """Norm, router, experts and shared experts, or the dense FFN."""
-        b, gpus, h = self.b, self.gpus, self.model.hidden_size
         distinct = self.routing.expected_distinct(tokens, layer.n_experts, layer.top_k)
-        every_token = layer.router_parameters + layer.shared_parameters
-        weights = distinct * layer.expert_parameters + every_token + layer.ffn_norm_parameters
+        rows = tokens * layer.top_k
+        if self.kernels.experts == "fused" and layer.is_moe:
+            tile = self.kernels.rows_per_tile(rows, layer.n_experts)
+            rows = self.routing.expected_rows(tokens, layer.n_experts, layer.top_k, tile)
+        own = layer.router_parameters + layer.shared_parameters
+        return self._experts(layer, tokens, distinct, rows, own)
+
+    def gate(self, layer: LayerSpec, tokens: float) -> Work:
+        """Norm and router alone: what names the experts."""
+        p = layer.router_parameters
+        moved = (p + layer.ffn_norm_parameters) / self.gpus * self.b + self.hidden_bytes(tokens)
+        moved += self.routed_bytes(layer, tokens)
+        flops = {"gemm": 2 * tokens * p / self.gpus}
+        return self._gpu("gate", flops, moved, CALLS["router"])
+
+    def routed_experts(self, layer: LayerSpec, tokens: float, counts: tuple[int, ...]) -> Work:
+        """Experts that a gate has chosen, and the shared ones; `counts` is tokens per expert."""
+        rows = sum(counts)
+        if self.kernels.experts == "fused":
+            tile = self.kernels.rows_per_tile(rows, layer.n_experts)
+            rows = sum(-(-count // tile) * tile for count in counts)
+        return self._experts(layer, tokens, len(counts), rows, layer.shared_parameters, 0)
+
+    def _experts(
+        self,
+        layer: LayerSpec,
+        tokens: float,
+        distinct: float,
+        rows: float,
+        own: float,
+        router_calls: int = CALLS["router"],
+    ) -> Work:
+        """`distinct` experts for `rows` rows, and `own` parameters that every token meets.
+
+        Without the router's calls the norm has been applied before, too.
+        """
+        b, gpus, h = self.b, self.gpus, self.model.hidden_size
+        norm = layer.ffn_norm_parameters if router_calls else 0
+        weights = distinct * layer.expert_parameters + own + norm
         inner = layer.top_k * (2 * h + layer.ffn_matrices * layer.ffn_size / gpus)
         moved = weights / gpus * b + tokens * (2 * h + inner) * b
-        routed = 2 * tokens * layer.top_k * layer.expert_parameters / gpus
-        shared = 2 * tokens * every_token / gpus
+        routed = 2 * rows * layer.expert_parameters / gpus
+        shared = 2 * tokens * own / gpus
         if not layer.is_moe:
             return self._gpu("ffn", {"gemm": routed + shared}, moved, CALLS["dense"])
         if self.kernels.experts == "fused":
-            tile = self.kernels.rows_per_tile(tokens * layer.top_k, layer.n_experts)
-            rows = self.routing.expected_rows(tokens, layer.n_experts, layer.top_k, tile)
-            flops = {"gemm": shared, "experts": 2 * rows * layer.expert_parameters / gpus}
-            return self._gpu("ffn", flops, moved, CALLS["router"] + CALLS["experts"])
-        calls = CALLS["router"] + CALLS["per_expert"] * max(1, round(distinct))
+            flops = {"gemm": shared, "experts": routed}
+            return self._gpu("ffn", flops, moved, router_calls + CALLS["experts"])
+        calls = router_calls + CALLS["per_expert"] * max(1, round(distinct))
         return self._gpu("ffn", {"gemm": routed + shared}, moved, calls)
 
     def gpu_attention(self, layer: LayerSpec, sequences: float, context: float) -> Work:

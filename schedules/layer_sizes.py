@@ -29,9 +29,9 @@ class LayerSizes:
         return layer.parameters * self.b / self.gpus
 
     def embedding_bytes(self) -> float:
-        """Token and position embeddings and the output head, each stored once."""
+        """Token and position embeddings, whole on every GPU, and its share of the output head."""
         m = self.model
-        return (m.embedding_parameters + m.head_parameters) * self.b / self.gpus
+        return (m.embedding_parameters + m.head_parameters / self.gpus) * self.b
 
     def kv_bytes(self, layer: LayerSpec, tokens: float) -> float:
         """Cached keys and values of `tokens` tokens; each GPU holds at least one KV head.
@@ -53,8 +53,18 @@ class LayerSizes:
         """Attention outputs of `tokens` tokens, before the output projection."""
         return tokens * layer.query_size * self.b / self.gpus
 
+    def routed_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Expert ids (8 bytes each) and gate weights of `tokens` tokens."""
+        return tokens * layer.top_k * (8 + self.b)
+
     def workspace_bytes(self, layer: LayerSpec, tokens: float, sequences: float) -> float:
-        """Activations alive at the widest point of a layer, or of the output head.
+        """Activations alive at the widest point of a layer, or of the output head."""
+        return max(
+            self.layer_workspace_bytes(layer, tokens), self.head_workspace_bytes(tokens, sequences)
+        )
+
+    def layer_workspace_bytes(self, layer: LayerSpec, tokens: float) -> float:
+        """Activations alive at the widest point of a layer.
 
         A fused expert kernel holds, for each token and chosen expert, the gate and up projections,
         their product and the output; a loop over experts holds one expert's share of the tokens
@@ -65,8 +75,10 @@ class LayerSizes:
         inner = 3 if layer.ffn_matrices == 3 else 1  # gate, up and product; or up, in place
         ffn = choices * (inner * layer.ffn_size / gpus + m.hidden_size) * self.b
         core = (layer.qkv_size + layer.query_size) / gpus * self.b
-        hidden = self.hidden_bytes(tokens)
+        return tokens * max(ffn, core) + 2 * self.hidden_bytes(tokens)
+
+    def head_workspace_bytes(self, tokens: float, sequences: float) -> float:
+        """Normed hidden states and logits at the end of prefill."""
         rows = sequences if self.kernels.logits == "last" else tokens
         logit_bytes = self.b + (4 if self.kernels.logits == "all_float32" else 0)
-        logits = rows * m.vocab_size * logit_bytes / gpus
-        return max(tokens * max(ffn, core) + 2 * hidden, logits + hidden)
+        return rows * self.model.vocab_size * logit_bytes / self.gpus + self.hidden_bytes(tokens)

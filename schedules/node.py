@@ -4,11 +4,12 @@ A schedule says what to do and in which order; bytes, buffers and streams live h
 schedules. Actions on the attention, the weights and whole layers are in `actions.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from schedules.batching import MicroBatch
+from schedules.contents import Contents
 from schedules.issuer import Issuer
 from schedules.layer import LayerWork
 from schedules.model import LayerSpec, ModelSpec
@@ -98,6 +99,7 @@ class Node:
         self.passes = 0  # passes over the layers so far
         self.base = 0  # layers in the passes before this one
         self.layers: tuple[LayerSpec, ...] = ()
+        self.logits: dict[GpuNames, list[Buffer]] = {}  # of tensor-parallel GPUs, to be gathered
         self.step = 0  # 0 is prefill
 
     # -- the pass over the layers ---------------------------------------------------------------
@@ -186,14 +188,32 @@ class Node:
         """The micro-batch with the most prompt tokens."""
         return max(self.batches, key=lambda batch: batch.prompt_tokens)
 
+    @property
+    def most_sequences(self) -> int:
+        """Sequences of the micro-batch that has the most."""
+        return max(batch.size for batch in self.batches)
+
     # -- memory ---------------------------------------------------------------------------------
 
-    def on_gpu(self, gpu: GpuNames, name: str, size_bytes: float) -> Buffer:
-        """Device memory of one GPU."""
-        return self.issuer.buffer(name, gpu.pool, size_bytes)
+    def on_gpu(
+        self, gpu: GpuNames, name: str, size_bytes: float, holds: Iterable[Contents] = ()
+    ) -> Buffer:
+        """Device memory of one GPU; `holds` is what lies there for good."""
+        return self.issuer.buffer(name, gpu.pool, size_bytes, tuple(holds), owner=gpu.index)
 
-    def on_host(self, name: str, size_bytes: float, pinned: bool = False) -> Buffer:
-        """Host memory; page-locked memory also counts against what may be locked."""
+    def on_host(
+        self,
+        name: str,
+        size_bytes: float,
+        pinned: bool = False,
+        holds: Iterable[Contents] = (),
+        gpu: GpuNames | None = None,
+    ) -> Buffer:
+        """Host memory; page-locked memory also counts against what may be locked.
+
+        `gpu`: the one whose process uses it; None: all of them.
+        """
         if pinned:
             self.issuer.buffer(name, "pinned", size_bytes)
-        return self.issuer.buffer(name, "cpu", size_bytes)
+        owner = -1 if gpu is None else gpu.index
+        return self.issuer.buffer(name, "cpu", size_bytes, tuple(holds), pinned, owner)

@@ -90,9 +90,11 @@ class Schedule(ABC):
 @cache
 def schedules() -> dict[str, type[Schedule]]:
     """All schedules by name: the built-in ones and those of the entry point `moelab.schedules`."""
-    from schedules.batch import BUILT_IN  # they import this module
+    from schedules import batch, expert  # they import this module
 
-    found: dict[str, type[Schedule]] = {kind.name: kind for kind in BUILT_IN}
+    found: dict[str, type[Schedule]] = {
+        kind.name: kind for kind in (*batch.BUILT_IN, *expert.BUILT_IN)
+    }
     for entry in entry_points(group="moelab.schedules"):
         try:
             kind = entry.load()

@@ -1,7 +1,6 @@
 """Weights that live in host memory and visit the GPU, double-buffered, in pages or as a block."""
 
-from collections.abc import Callable
-
+from schedules.contents import Part, Span
 from schedules.model import LayerSpec
 from schedules.node import GpuNames, Node
 from schedules.task import Buffer
@@ -15,7 +14,7 @@ class StreamedWeights:
 
     Parameters
     ----------
-    part: bytes of a layer, on one GPU, that may be streamed.
+    part: which part of a layer may be streamed: its experts, or the whole layer.
     kept: share of them that stays on the GPU for good, the same in every layer.
     pages: pieces into which the streamed part of a layer is cut.
 
@@ -30,7 +29,7 @@ class StreamedWeights:
     def __init__(
         self,
         node: Node,
-        part: Callable[[LayerSpec], float],
+        part: Part,
         kept: float = 0.0,
         pages: int = 1,
         staged: bool = True,
@@ -45,7 +44,9 @@ class StreamedWeights:
         layers = node.all_layers
         largest = max(self.streamed(spec) for spec in layers)
         for gpu in node.gpus:
-            node.on_gpu(gpu, "static weights", sum(part(spec) * kept for spec in layers))
+            size = sum(self.part_bytes(spec) * kept for spec in layers)
+            holds = [Span(spec.index, part, 0.0, kept) for spec in layers] if kept else []
+            node.on_gpu(gpu, "static weights", size, holds)
         self.slots = {
             gpu: [
                 [node.on_gpu(gpu, f"weights[{s},{p}]", largest / pages) for p in range(pages)]
@@ -58,6 +59,7 @@ class StreamedWeights:
                 f"host weights[{spec.stack} {spec.index}]",
                 self.streamed(spec) * len(node.gpus) / self.shards,
                 node.pinned,
+                [Span(spec.index, part, kept)],
             )
             for spec in layers
         }
@@ -67,13 +69,27 @@ class StreamedWeights:
         self.staging: dict[GpuNames, list[Buffer]] = {}
         if staged and not node.pinned:
             self.staging = {
-                gpu: [node.on_host(f"staging[{p}]", largest / pages, True) for p in range(pages)]
+                gpu: [
+                    node.on_host(f"staging[{p}]", largest / pages, True, gpu=gpu)
+                    for p in range(pages)
+                ]
                 for gpu in node.gpus
             }
 
+    def part_bytes(self, layer: LayerSpec) -> float:
+        """Bytes of the part of a layer, on one GPU, that may be streamed."""
+        work = self.node.work
+        return work.expert_bytes(layer) if self.part == "experts" else work.layer_bytes(layer)
+
     def streamed(self, layer: LayerSpec) -> float:
         """Bytes of a layer that travel to one GPU in each pass."""
-        return self.part(layer) * (1 - self.kept)
+        return self.part_bytes(layer) * (1 - self.kept)
+
+    def spans(self, layer: LayerSpec, page: int | None) -> tuple[Span, ...]:
+        """What a page holds of a layer, or what each page does."""
+        edges = [self.kept + (1 - self.kept) * p / self.pages for p in range(self.pages + 1)]
+        every = [Span(layer.index, self.part, edges[p], edges[p + 1]) for p in range(self.pages)]
+        return tuple(every if page is None else [every[page]])
 
     def resident(self, gpu: GpuNames, layer: int) -> list[Buffer]:
         """The buffers that hold the weights of layer `layer` of this pass."""
@@ -97,6 +113,7 @@ class StreamedWeights:
                 work=self.node.work.copy("pin", self._bytes(spec, page)),
                 layer=spec.index,
                 micro_batch=-1 if page is None else page,
+                what=self.spans(spec, page),
             )
 
     def load(self, layer: int, page: int | None = None, direct: bool = False) -> None:
@@ -119,6 +136,7 @@ class StreamedWeights:
                 work=self.node.work.copy(link, self._bytes(spec, page)),
                 layer=spec.index,
                 micro_batch=-1 if page is None else page,
+                what=self.spans(spec, page),
             )
 
     def gather(self, layer: int) -> None:

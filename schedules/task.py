@@ -8,6 +8,8 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schedules.contents import Contents
+
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 DType = Literal["float16", "bfloat16", "float32"]
@@ -91,17 +93,47 @@ class Task(NamedTuple):
 
 
 class Buffer:
-    """A named piece of memory in a pool; the issuer derives dependencies from its accesses."""
+    """A named piece of memory in a pool; the issuer derives dependencies from its accesses.
 
-    __slots__ = ("_readers", "_writer", "bytes", "freed", "name", "pool")
+    `holds` is what lies in it for good, `pinned` whether it is page-locked, and `owner` the GPU
+    whose process uses it (-1: all of them).
+    """
 
-    def __init__(self, name: str, pool: str, bytes: int) -> None:
+    __slots__ = (
+        "_readers",
+        "_writer",
+        "bytes",
+        "freed",
+        "holds",
+        "name",
+        "owner",
+        "pinned",
+        "pool",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        pool: str,
+        bytes: int,
+        holds: tuple[Contents, ...] = (),
+        pinned: bool = False,
+        owner: int = -1,
+    ) -> None:
         self.name = name
         self.pool = pool
         self.bytes = bytes
+        self.holds = holds
+        self.pinned = pinned
+        self.owner = owner
         self.freed = False
         self._writer: tuple[int, int] | None = None  # (stream, task) that wrote last
         self._readers: dict[int, int] = {}  # stream -> last task that read since
+
+    @property
+    def kind(self) -> str:
+        """The name without its indices: `KV[3,0]` is a `KV`."""
+        return self.name.partition("[")[0]
 
     def __repr__(self) -> str:
         return f"Buffer({self.name!r}, {self.pool!r}, {self.bytes})"

@@ -1,7 +1,8 @@
 """One layer on all GPUs of a node (Megatron-LM, arXiv 1909.08053, section 3).
 
 Weights, heads and widths are split evenly; an all-reduce of the hidden states follows the output
-projection and the FFN.
+projection and the FFN. Every GPU has the whole embedding and its share of the output head's rows,
+so the logits are gathered.
 """
 
 from collections.abc import Mapping
@@ -40,3 +41,14 @@ def all_reduce(node: Node, slot: Slot, buffers: PerGpu, tokens: float) -> None:
     work = node.work.copy("peer", size)
     spec = node.spec(slot.layer)
     node.issuer.task("all_reduce", "peer", every, every, work, spec.index, slot.micro_batch)
+
+
+def output_head(node: Node, slot: Slot, hidden: PerGpu, rows: float) -> None:
+    """Each GPU's share of the logits of `rows` positions; then every GPU gets all of them."""
+    on_every_gpu(node, "head", slot, hidden, node.logits, node.work.head(rows))
+    every = [buffer for own in node.logits.values() for buffer in own]
+    n = len(node.gpus)
+    size = rows * node.model.vocab_size * node.work.b * (n - 1) / n
+    work = node.work.copy("peer", size)
+    spec = node.spec(slot.layer)
+    node.issuer.task("gather_logits", "peer", every, every, work, spec.index, slot.micro_batch)

@@ -4,7 +4,7 @@ from schedules.activations import Activations
 from schedules.cache import KVCache
 from schedules.node import Node, Slot
 from schedules.streaming import StreamedWeights
-from schedules.tensor_parallel import PerGpu, all_reduce, at, merge, on_every_gpu
+from schedules.tensor_parallel import PerGpu, all_reduce, at, merge, on_every_gpu, output_head
 
 
 def compute_layer(
@@ -30,9 +30,10 @@ def compute_layer(
     attention = work.join(core, work.out_projection(spec, size), before)
     on_every_gpu(node, "compute_attention", slot, reads, writes, attention)
     all_reduce(node, slot, hidden, size)
-    ffn = work.join(work.ffn(spec, size), after)
-    on_every_gpu(node, "compute_ffn", slot, reads, hidden, ffn)
+    on_every_gpu(node, "compute_ffn", slot, reads, hidden, work.ffn(spec, size))
     all_reduce(node, slot, hidden, size)
+    if node.is_last(layer):
+        output_head(node, slot, hidden, size)
 
 
 def prefill_layer(
@@ -81,5 +82,8 @@ def prefill_compute(node: Node, slot: Slot, reads: PerGpu, writes: PerGpu) -> No
     attention = work.join(core, work.out_projection(spec, tokens), before)
     on_every_gpu(node, "prefill_attention", slot, reads, writes, attention)
     all_reduce(node, slot, writes, tokens)
-    on_every_gpu(node, "prefill_ffn", slot, reads, writes, work.join(work.ffn(spec, tokens), after))
+    cross = after if node.model.is_encoder_decoder else None
+    on_every_gpu(node, "prefill_ffn", slot, reads, writes, work.join(work.ffn(spec, tokens), cross))
     all_reduce(node, slot, writes, tokens)
+    if node.is_last(layer) and not cross:
+        output_head(node, slot, writes, batch.size)

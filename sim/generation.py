@@ -43,15 +43,20 @@ class Phase:
         return np.array([self.run.makespan_s, *busy])
 
 
-def simulate_phase(schedule: Schedule, step: int, cost: CostModel) -> Phase:
-    """Issue and simulate one phase: prefill (`step` 0) or decode step `step` (1..)."""
+def issue_phase(schedule: Schedule, step: int) -> TaskGraph:
+    """Issue one phase: prefill (`step` 0) or decode step `step` (1..)."""
     issuer = schedule.node.issuer
     assert isinstance(issuer, RecordingIssuer)
     if step == 0:
         schedule.run_prefill()
     else:
         schedule.run_decode_step(step)
-    graph = issuer.take()
+    return issuer.take()
+
+
+def simulate_phase(schedule: Schedule, step: int, cost: CostModel) -> Phase:
+    """Issue and simulate one phase."""
+    graph = issue_phase(schedule, step)
     duration_s, issue_s = price(graph, cost)
     return Phase(graph, simulate_graph(graph, duration_s, issue_s, cost.sync_s), duration_s)
 

@@ -10,33 +10,10 @@ import pandas as pd
 
 from schedules.errors import BadInput
 from schedules.policy import Policy
+from schedules.result_keys import KEYS
 from schedules.timeline import COLUMNS, Timeline
 from sim.generation import Generation, Phase
 from sim.scenario import Scenario
-
-KEYS = (
-    "schedule",
-    "model",
-    "hardware",
-    "workload",
-    "policy",
-    "feasible",
-    "throughput_tok_s",
-    "prefill_s",
-    "decode_s",
-    "makespan_s",
-    "ttft_s",
-    "tpot_s",
-    "utilization",
-    "busy_s",
-    "idle_s",
-    "peak_memory_bytes",
-    "capacity_bytes",
-    "tasks",
-    "lower_bound_s",
-    "bound_ratio",
-    "provenance",
-)
 
 
 class Result:

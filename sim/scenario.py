@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.batching import MicroBatch, balance, spread
-from schedules.errors import BadInput, Infeasible
-from schedules.graph import RecordingIssuer
-from schedules.layer import LayerWork
+from schedules.batching import MicroBatch
+from schedules.errors import BadInput
+from schedules.graph import RecordingIssuer, RoutingTrace
+from schedules.issuer import Issuer
+from schedules.kernels import Kernels
 from schedules.model import ModelSpec
-from schedules.node import Node, gpu_names, stream_names
+from schedules.placing import Capacities, Placement
+from schedules.placing import place as place_on_node
 from schedules.policy import Policy
 from schedules.routing import Routing
 from schedules.schedule import Schedule
@@ -27,6 +29,7 @@ class Scenario:
     ----------
     gpus: GPUs to use, at most those of the machine; None: all that the schedule can use.
     routing: which experts the tokens take.
+    kernels: which kernels run; None: those of each schedule's published implementation.
     """
 
     model: ModelSpec
@@ -34,6 +37,7 @@ class Scenario:
     workload: Workload
     gpus: int | None = None
     routing: Routing = field(default_factory=Routing)
+    kernels: Kernels | None = None
 
     def gpus_for(self, kind: type[Schedule]) -> int:
         """How many GPUs the schedule uses. Raises `BadInput` when there are not as many."""
@@ -53,53 +57,44 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
     Raises `BadInput` for a policy that the schedule cannot follow, `Infeasible` when a pool is too
     small.
     """
-    kind.check(policy, scenario.gpus_for(kind))
+    workload, gpus = scenario.workload, scenario.gpus_for(kind)
+    kind.check(policy, gpus)
     _check_context(scenario)
-    if policy.pinned is not None:
-        return kind(_node(scenario, kind, policy, policy.pinned))
-    if kind.pinned_default == "if_it_fits":
-        try:
-            return kind(_node(scenario, kind, policy, True))
-        except Infeasible:
-            pass  # pageable memory may do
-    return kind(_node(scenario, kind, policy, False))
+
+    def open_issuer(
+        streams: tuple[str, ...],
+        capacities: Capacities,
+        hosts: int,
+        batches: tuple[MicroBatch, ...],
+    ) -> Issuer:
+        return RecordingIssuer(streams, capacities, hosts, _trace(scenario, batches))
+
+    return place_on_node(
+        kind,
+        Placement(
+            model=scenario.model,
+            policy=policy,
+            lengths=workload.lengths(policy.N),
+            gen_len=workload.gen_len,
+            capacities=scenario.hardware.capacities(),
+            open_issuer=open_issuer,
+            gpus=gpus,
+            routing=scenario.routing,
+            kernels=scenario.kernels,
+        ),
+    )
 
 
-def _node(scenario: Scenario, kind: type[Schedule], policy: Policy, pinned: bool) -> Node:
-    """The node as the schedule finds it: streams, empty pools, micro-batches."""
-    gpus, routing = scenario.gpus_for(kind), scenario.routing
-    split = gpus if kind.multi_gpu == "tensor" else 1
-    own_cpu = kind.multi_gpu == "pipeline" and gpus > 1
-    cores = 1 / gpus if own_cpu else 1.0
-    work = LayerWork(scenario.model, routing, kind.kernels, split, cores)
-    batches = _batches(scenario, kind, policy, gpus)
-    pools = scenario.hardware.capacities()
-    device = pools.pop("gpu")
-    pools |= {gpu.pool: device for gpu in gpu_names(gpus)}
+def _trace(scenario: Scenario, batches: tuple[MicroBatch, ...]) -> RoutingTrace:
+    """Answers a gate with drawn expert ids, one row for each token of its micro-batch."""
+    model, routing = scenario.model, scenario.routing
 
     def trace(gate: Task) -> NDArray[np.int64]:
-        batch, model = batches[gate.micro_batch], scenario.model
+        batch = batches[gate.micro_batch]
         tokens = batch.prompt_tokens if gate.step == 0 else batch.size
         return routing.trace(tokens, model.n_experts, model.top_k, gate)
 
-    issuer = RecordingIssuer(stream_names(gpus, own_cpu), pools, gpus, trace)
-    gen_len = scenario.workload.gen_len
-    return Node(issuer, scenario.model, policy, batches, work, gpus, gen_len, pinned)
-
-
-def _batches(
-    scenario: Scenario, kind: type[Schedule], policy: Policy, gpus: int
-) -> tuple[MicroBatch, ...]:
-    """The batch in micro-batches; data-parallel GPUs get one each.
-
-    A pipeline splits each micro-batch over its turns, so it holds a sequence for each of them.
-    """
-    lengths = scenario.workload.lengths(policy.N)
-    if kind.multi_gpu != "data":
-        return balance(lengths, max(policy.mu, gpus) if kind.multi_gpu == "pipeline" else policy.mu)
-    if gpus > policy.N:
-        raise BadInput(f"schedule '{kind.name}' needs N >= {gpus}, a sequence for each GPU")
-    return spread(lengths, gpus, -(-policy.N // gpus))
+    return trace
 
 
 def _check_context(scenario: Scenario) -> None:

@@ -2,20 +2,24 @@
 
 from schedules.activations import Activations, reserve_workspace
 from schedules.cache import KVCache
+from schedules.contents import Part, Span
 from schedules.kernels import Kernels
 from schedules.model import LayerSpec
 from schedules.node import Node, Slot
 from schedules.schedule import Schedule
 from schedules.task import Buffer, Task, Work
 
+PARTS: tuple[Part, ...] = ("attention", "ffn")  # the modules of a layer
+
 
 class Accelerate(Schedule):
     """Each module's weights are copied before it runs and dropped after; nothing overlaps.
 
     A copy from pageable memory blocks the issuing thread, and so does the next module's, which
-    goes where this one's weights were. Only the experts that were chosen are copied. Embeddings,
-    head and KV cache stay on the GPU, the batch is one. Source: accelerate, `cpu_offload` and
-    `AlignDevicesHook`.
+    goes where this one's weights were. All experts of a layer are one module (transformers 5), so
+    all of them are copied, chosen or not. Embeddings, head and KV cache stay on the GPU, the batch
+    is one. Source: accelerate, `cpu_offload` and `AlignDevicesHook`; transformers 5,
+    `modeling_mixtral.py` (`MixtralExperts`).
     """
 
     name = "accelerate"
@@ -32,7 +36,8 @@ class Accelerate(Schedule):
         reserve_workspace(node)
         modules = [size for spec in node.all_layers for size in self.module_bytes(spec)]
         self.module = node.on_gpu(self.gpu, "module weights", max(modules))
-        self.home = node.on_host("host weights", sum(modules))
+        holds = [Span(spec.index, "layer") for spec in node.all_layers]
+        self.home = node.on_host("host weights", sum(modules), holds=holds)
         self.x = Activations(node, offload=False).hidden[self.gpu][0]
         self.cache = KVCache(node, gpu_share=1.0)
 
@@ -62,26 +67,32 @@ class Accelerate(Schedule):
     def run_layer(
         self, slot: Slot, tokens: float, attention: Work, first: Work | None, last: Work | None
     ) -> None:
-        """Copy the attention's weights, run it, copy the experts that were chosen, run them."""
+        """Copy the attention's weights, run it, copy the FFN's, run it."""
         work, spec = self.node.work, self.node.spec(slot.layer)
-        whole, rest = self.module_bytes(spec)
-        missed = spec.n_experts - work.routing.expected_distinct(tokens, spec.n_experts, spec.top_k)
-        chosen = rest - missed * spec.expert_parameters * work.b
         core = work.join(attention, work.out_projection(spec, tokens), first)
-        self.run_module(slot, "compute_attention", whole, core)
-        self.run_module(slot, "compute_ffn", chosen, work.join(work.ffn(spec, tokens), last))
+        for part, op, size, module in zip(
+            PARTS,
+            ("compute_attention", "compute_ffn"),
+            self.module_bytes(spec),
+            (core, work.join(work.ffn(spec, tokens), last)),
+            strict=True,
+        ):
+            self.run_module(slot, op, part, size, module)
 
-    def run_module(self, slot: Slot, op: str, weights_bytes: float, work: Work) -> None:
+    def run_module(self, slot: Slot, op: str, part: Part, weights_bytes: float, work: Work) -> None:
         """Copy, wait, compute, wait."""
         index, issuer = self.node.spec(slot.layer).index, self.node.issuer
         copy = self.node.work.copy("h2d_pageable", weights_bytes)
-        issuer.wait(self.task("load_weights", self.gpu.h2d, copy, index))
+        issuer.wait(self.load(copy, index, part))
         cached = self.cached(slot) if op == "compute_attention" else []
         issuer.wait(issuer.task(op, self.gpu.gpu, [self.module], [self.x, *cached], work, index, 0))
 
-    def task(self, op: str, stream: str, work: Work, layer: int) -> Task:
+    def load(self, work: Work, layer: int, part: Part) -> Task:
         """Fill the module's weights."""
-        return self.node.issuer.task(op, stream, [self.home], [self.module], work, layer, 0)
+        reads, writes, what = [self.home], [self.module], (Span(layer, part),)
+        return self.node.issuer.task(
+            "load_weights", self.gpu.h2d, reads, writes, work, layer, 0, what
+        )
 
     def cached(self, slot: Slot) -> list[Buffer]:
         """The cache blocks that this layer's attention appends to."""

@@ -51,7 +51,7 @@ class CGOPipe(Schedule):
         kept, pages = node.policy.r_w, node.n_micro_batches
         self.ahead = min(self.lookahead, node.n_micro_batches)
         self.x = Activations(node)
-        self.weights = StreamedWeights(node, node.work.expert_bytes, kept, pages)
+        self.weights = StreamedWeights(node, "experts", kept, pages)
         self.cache = KVCache(node, node.policy.r_c, moves=bool(node.policy.A_g))
         if node.policy.A_g:
             self.prefetch = KVPrefetch(node, self.cache, self.ahead + 1)

@@ -2,6 +2,7 @@
 
 from schedules.activations import Activations, keep_resident
 from schedules.cache import KVCache
+from schedules.contents import Span
 from schedules.node import Node, Slot
 from schedules.schedule import Schedule
 from schedules.tensor_parallel import at, merge
@@ -20,7 +21,8 @@ class GPUOnly(Schedule):
         super().__init__(node)
         for g in node.gpus:
             experts = sum(node.work.expert_bytes(spec) for spec in node.all_layers)
-            node.on_gpu(g, "expert weights", experts)
+            holds = [Span(spec.index, "experts") for spec in node.all_layers]
+            node.on_gpu(g, "expert weights", experts, holds)
         keep_resident(node)
         self.x = Activations(node, offload=False)
         self.cache = KVCache(node, gpu_share=1.0)

@@ -1,6 +1,7 @@
 """KV blocks that live in host memory and visit the GPU: CGOPipe's order with A_g = 1."""
 
 from schedules.cache import KVCache
+from schedules.contents import KVSpan
 from schedules.node import GpuNames, Node, Slot
 from schedules.task import Buffer
 from schedules.tensor_parallel import PerGpu
@@ -32,7 +33,9 @@ class KVPrefetch:
         return ring[(slot.layer * self.node.n_micro_batches + slot.micro_batch) % len(ring)]
 
     def load(self, slot: Slot) -> None:
-        """Bring the cached keys and values of a slot to the GPU."""
+        """Bring the cached keys and values of a slot to the GPU; nothing when all are there."""
+        if self.cache.gpu_share == 1:
+            return
         node, (layer, j) = self.node, slot
         spec = node.spec(layer)
         past = node.context(j) - node.batches[j].size  # the newest token is not cached yet
@@ -40,10 +43,14 @@ class KVPrefetch:
         work = node.work.copy(self._link("h2d"), size)
         for g in node.each_gpu():
             source = [self.cache.host[g][spec.index][j]]
-            node.issuer.task("load_kv", g.h2d, source, [self.block(g, slot)], work, spec.index, j)
+            target = [self.block(g, slot)]
+            what = (KVSpan(spec.index, j, self.cache.gpu_share),)
+            node.issuer.task("load_kv", g.h2d, source, target, work, spec.index, j, what)
 
     def store(self, slot: Slot) -> None:
         """Append the new keys and values to the host's block."""
+        if self.cache.gpu_share == 1:
+            return
         node, (layer, j) = self.node, slot
         spec = node.spec(layer)
         size = node.work.kv_bytes(spec, node.batches[j].size) * (1 - self.cache.gpu_share)

@@ -1,6 +1,7 @@
 """ZeRO-Inference: all weights streamed layer by layer, everything else on the GPU."""
 
 from schedules.activations import reserve_workspace
+from schedules.contents import KVSpan
 from schedules.kernels import Kernels
 from schedules.node import GpuNames, Node
 from schedules.schedule import Schedule
@@ -11,10 +12,10 @@ from schedules.task import Buffer, Work
 class ZeROInference(Schedule):
     """One large batch, its KV cache on the GPU, every layer's weights streamed in every pass.
 
-    The next layer's weights come while this layer computes (one layer of prefetch). The larger of
-    embedding and head has its place on the GPU; their copies, 0.6 % of Mixtral's, are left out.
-    Weights are page-locked when they fit in what
-    can be locked. Source: DeepSpeed Inference (arXiv 2207.00032), section 6 (ZeRO-Inference).
+    The next layer's weights come while this layer computes (one layer of prefetch). Embedding and
+    head, 0.6 % of Mixtral's weights, stay on the GPU; ZeRO gathers each when it is called, so the
+    head's logits have the embedding's place too. Weights are page-locked when they fit in what can
+    be locked. Source: DeepSpeed Inference (arXiv 2207.00032), section 6 (ZeRO-Inference).
 
     Several GPUs are data-parallel: each has its share of the batch, copies its share of each
     layer's weights from the host, and gets the others' shares over the GPUs' link before it
@@ -33,16 +34,20 @@ class ZeROInference(Schedule):
     def __init__(self, node: Node) -> None:
         super().__init__(node)
         work, model = node.work, node.model
-        matrix = model.vocab_size * model.hidden_size * work.b  # the embedding or the head
-        self.weights = StreamedWeights(node, work.layer_bytes, staged=False, shards=len(node.gpus))
-        reserve_workspace(node)
+        self.weights = StreamedWeights(node, "layer", staged=False, shards=len(node.gpus))
+        reserve_workspace(node, 0 if model.tied_embeddings else model.embedding_parameters * work.b)
         self.hidden: dict[GpuNames, Buffer] = {}
         self.cache: dict[GpuNames, list[Buffer]] = {}
         for g in node.gpus:
-            node.on_gpu(g, "embedding or head", matrix)
+            node.on_gpu(g, "embeddings", work.embedding_bytes())
             self.hidden[g] = node.on_gpu(g, "hidden", work.hidden_bytes(node.batches[g.index].size))
             self.cache[g] = [
-                node.on_gpu(g, "KV", work.kv_bytes(spec, node.final_context(g.index)))
+                node.on_gpu(
+                    g,
+                    f"KV[{spec.index},{g.index}]",
+                    work.kv_bytes(spec, node.final_context(g.index)),
+                    [KVSpan(spec.index, g.index)],
+                )
                 for spec in model.decoder_layers
             ]
 

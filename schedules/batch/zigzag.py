@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 from schedules.batch.zigzag_memory import RING, Kind, StageMemory
 from schedules.batching import MicroBatch
+from schedules.contents import Contents, Half, KVSpan
 from schedules.model import LayerSpec
 from schedules.task import Buffer, Task, Work
+
+HALVES: tuple[Half, ...] = ("keys", "values")
 
 
 class Place(NamedTuple):
@@ -51,27 +54,40 @@ class Stage(StageMemory):
 
     def hidden(self, place: Place) -> Buffer:
         """Where an iteration's hidden states are on the GPU."""
-        return self.ring[place.number % RING]
+        own = self.hidden_gpu[place.part][place.micro_batch]
+        return self.ring[place.number % RING] if own is None else own
 
     def block(self, place: Place) -> list[Buffer]:
         """Where an iteration's KV block is on the GPU."""
         return self.blocks[place.number % 2]
+
+    def kept_cache(self, place: Place) -> list[Buffer]:
+        """The share of an iteration's KV block that stays on the GPU."""
+        spec, _ = self.half(place.half)
+        own = self.cache_gpu.get((spec.index, place.part, place.micro_batch))
+        return [] if own is None or spec.stack == "encoder" else [own]
 
     # -- FlexGen's actions ----------------------------------------------------------------------
 
     def load_weight(self, half: int) -> None:
         """The next layer's weights; FlexGen calls this in the first micro-batch's iteration."""
         spec, kind = self.half(half)
-        for size, staging, target in zip(
-            self.streamed(spec, kind), self.staging[kind], self.weights[kind], strict=True
+        for span, size, staging, target in zip(
+            self.spans(spec, kind),
+            self.streamed(spec, kind),
+            self.staging[kind],
+            self.weights[kind],
+            strict=True,
         ):
             if not size:
                 continue
             source = self.home
             if not self.node.pinned:
                 source = staging
-                self._copy("pin_weights", "pin_parallel", size, self.home, source, spec.index)
-            self._copy("load_weights", "h2d", size, source, target, spec.index)
+                self._copy(
+                    "pin_weights", "pin_parallel", size, self.home, source, spec.index, what=span
+                )
+            self._copy("load_weights", "h2d", size, source, target, spec.index, what=span)
 
     def load_cache(self, place: Place | None) -> None:
         """The next micro-batch's keys, then its values, through staging: the cache is pageable."""
@@ -83,11 +99,12 @@ class Stage(StageMemory):
         past = self.context(place) - self.batch(place).size
         size = self.node.work.kv_bytes(spec, past) * (1 - self.node.policy.r_c) / 2
         j, home = place.micro_batch, self.cache[spec.index, place.part, place.micro_batch]
-        for staging, block in zip(
-            self.kv_staging[place.number % 2], self.block(place), strict=True
+        for half, staging, block in zip(
+            HALVES, self.kv_staging[place.number % 2], self.block(place), strict=True
         ):
-            self._copy("pin_kv", "pin_parallel", size, home, staging, spec.index, j)
-            self._copy("load_kv", "h2d", size, staging, block, spec.index, j)
+            what = KVSpan(spec.index, j, self.node.policy.r_c, 1.0, half)
+            self._copy("pin_kv", "pin_parallel", size, home, staging, spec.index, j, what)
+            self._copy("load_kv", "h2d", size, staging, block, spec.index, j, what)
 
     def store_cache(self, place: Place | None) -> None:
         """The previous micro-batch's new keys and values, to pageable memory."""
@@ -115,14 +132,14 @@ class Stage(StageMemory):
 
     def load_hidden(self, place: Place | None) -> None:
         """The next micro-batch's hidden states; the first layer looks up its own."""
-        if place is None or place.half == 0 or self.node.policy.r_h == 1:
+        if place is None or place.half == 0 or self.stays(place.micro_batch):
             return
         source = self.hidden_host[place.part][place.micro_batch]
         self._move_hidden("load_hidden", "h2d", place, source, self.hidden(place))
 
     def store_hidden(self, place: Place | None) -> None:
         """The previous micro-batch's hidden states."""
-        if place is None or self.node.policy.r_h == 1:
+        if place is None or self.stays(place.micro_batch):
             return
         target = self.hidden_host[place.part][place.micro_batch]
         self._move_hidden("store_hidden", "d2h", place, self.hidden(place), target)
@@ -141,7 +158,10 @@ class Stage(StageMemory):
             core = self.node.work.prefill_core(spec, self.batch(place))
             out = self.node.work.out_projection(spec, self.batch(place).prompt_tokens)
             self._gpu(
-                "compute_attention", place, self.node.work.join(core, out, self._before(place))
+                "compute_attention",
+                place,
+                self.node.work.join(core, out, self._before(place)),
+                self.kept_cache(place),
             )
         elif self.on_cpu:
             self._attend_on_cpu(place)
@@ -149,7 +169,11 @@ class Stage(StageMemory):
             size, work = self.batch(place).size, self.node.work
             core = work.decode_core(spec, size, self.context(place))
             out = work.out_projection(spec, size)
-            block = [*self.block(place), self.new_kv[place.number % 2]]
+            block = [
+                *self.block(place),
+                self.new_kv[place.number % 2],
+                *self.kept_cache(place),
+            ]
             self._gpu("compute_attention", place, work.join(core, out, self._before(place)), block)
 
     def barrier(self) -> None:
@@ -175,9 +199,8 @@ class Stage(StageMemory):
         size, x = self.batch(place).size, self.hidden(place)
         qkv = work.join(work.qkv(spec, size), self._before(place))
         weights = self.weights["attention"]
-        node.issuer.task(
-            "pre_attention", self.gpu.gpu, [x, *weights], [self.qkv], qkv, spec.index, j
-        )
+        writes = [self.qkv] if place.half else [self.qkv, x]  # the first layer's embeddings
+        node.issuer.task("pre_attention", self.gpu.gpu, [x, *weights], writes, qkv, spec.index, j)
         qkv_bytes = work.qkv_bytes(spec, size)
         self._copy("offload_qkv", "d2h_pageable", qkv_bytes, self.qkv, self.qkv_host, spec.index, j)
         home = self.cache[spec.index, place.part, j]
@@ -239,7 +262,7 @@ class Stage(StageMemory):
     ) -> None:
         spec, _ = self.half(place.half)
         tokens = self.tokens(place.part, place.micro_batch)
-        size = self.node.work.hidden_bytes(tokens) * (1 - self.node.policy.r_h)
+        size = self.node.work.hidden_bytes(tokens)
         self._copy(op, link, size, source, target, spec.index, place.micro_batch)
 
     def _copy(
@@ -251,10 +274,12 @@ class Stage(StageMemory):
         target: Buffer,
         layer: int,
         j: int = -1,
+        what: Contents | None = None,
     ) -> Task:
         """A copy on the stream of its link; the issuing thread itself fills pinned staging."""
         g = self.gpu
         streams = {"pin_parallel": g.host, "h2d": g.h2d, "d2h": g.d2h}
         work = self.node.work.copy(link, size)
         stream = streams[link.removesuffix("_pageable")]
-        return self.node.issuer.task(op, stream, [source], [target], work, layer, j)
+        moved = () if what is None else (what,)
+        return self.node.issuer.task(op, stream, [source], [target], work, layer, j, moved)

@@ -3,8 +3,10 @@
 from typing import Literal
 
 from schedules.batching import MicroBatch
+from schedules.contents import KVSpan, Span
 from schedules.model import LayerSpec
 from schedules.node import GpuNames, Node
+from schedules.task import Buffer
 
 Kind = Literal["attention", "ffn"]
 KEYS_AND_VALUES = range(2)  # two tensors, copied one after the other
@@ -36,8 +38,16 @@ class StageMemory:
         kinds: tuple[Kind, ...] = ("attention", "ffn")
         every = [sum(self.streamed(s, k)) for s in layers for k in kinds]
         on_gpu = sum(self.weight_bytes(s, k) for s in layers for k in kinds) - sum(every)
-        node.on_gpu(g, "static weights", on_gpu + work.embedding_bytes())
-        self.home = node.on_host("host weights", sum(every), node.pinned)
+        tensors = [
+            (span, size)
+            for s in layers
+            for k in kinds
+            for span, size in zip(self.spans(s, k), self.streamed(s, k), strict=True)
+        ]
+        static = [span for span, size in tensors if not size]
+        node.on_gpu(g, "static weights", on_gpu + work.embedding_bytes(), static)
+        travel = [span for span, size in tensors if size]
+        self.home = node.on_host("host weights", sum(every), node.pinned, travel, g)
         largest = {
             k: [max(sizes) for sizes in zip(*(self.streamed(s, k) for s in layers), strict=True)]
             for k in kinds
@@ -47,39 +57,53 @@ class StageMemory:
         }
         staged = 0 if node.pinned else 1
         self.staging = {
-            k: [node.on_host(f"staging[{k}]", size * staged, True) for size in largest[k]]
+            k: [node.on_host(f"staging[{k}]", size * staged, True, gpu=g) for size in largest[k]]
             for k in kinds
         }
         batches = [batch for part in self.parts for batch in part]
         widest = max(batches, key=lambda batch: batch.prompt_tokens)
-        space = max(work.workspace_bytes(s, widest.prompt_tokens, widest.size) for s in layers)
+        self.most = max(batch.size for batch in batches)
+        space = max(work.workspace_bytes(s, widest.prompt_tokens, self.most) for s in layers)
         node.on_gpu(g, "workspace", space)
         self._allocate_hidden(widest)
         self._allocate_cache()
 
     def _allocate_hidden(self, widest: MicroBatch) -> None:
-        node, n = self.node, self.node.n_micro_batches
-        share = node.policy.r_h
-        size = node.work.hidden_bytes(widest.prompt_tokens)
-        count = max(RING, round(share * n * len(self.parts)))
-        self.ring = [node.on_gpu(self.gpu, f"hidden[{i}]", size) for i in range(RING)]
-        node.on_gpu(self.gpu, "hidden", size * (count - RING))
+        node, spec = self.node, self.decode_layers[0]
+        hidden = node.work.hidden_bytes(widest.prompt_tokens)
+        new_kv = node.work.kv_bytes(spec, widest.prompt_tokens)  # until it has been stored
+        size = hidden + new_kv * (node.policy.r_c < 1)
+        staying = [self.stays(j) for j in range(node.n_micro_batches)]
+        moving = not all(staying)
+        self.ring = [
+            node.on_gpu(self.gpu, f"prompt hidden[{i}]", size * moving) for i in range(RING)
+        ]
+        self.hidden_gpu: list[list[Buffer | None]] = [
+            [
+                node.on_gpu(self.gpu, f"prompt hidden[{j}]", size) if stays else None
+                for j, stays in enumerate(staying)
+            ]
+            for _ in self.parts
+        ]
         self.hidden_host = [
             [
                 node.on_host(
-                    f"hidden[{j}]", node.work.hidden_bytes(b.prompt_tokens) * (1 - share), True
+                    f"prompt hidden[{j}]",
+                    node.work.hidden_bytes(b.prompt_tokens) * (not self.stays(j)),
+                    True,
+                    gpu=self.gpu,
                 )
                 for j, b in enumerate(part)
             ]
             for part in self.parts
         ]
-        spec = self.decode_layers[0]
-        self.qkv = node.on_gpu(self.gpu, "qkv", node.work.qkv_bytes(spec, widest.size))
-        self.qkv_host = node.on_host("qkv", node.work.qkv_bytes(spec, widest.size))
-        self.attended_host = node.on_host("attended", node.work.attended_bytes(spec, widest.size))
-        self.attended = node.on_gpu(
-            self.gpu, "attended", node.work.attended_bytes(spec, widest.size)
+        self.qkv = node.on_gpu(self.gpu, "qkv", node.work.qkv_bytes(spec, self.most))
+        qkv, attended = (
+            f(spec, self.most) for f in (node.work.qkv_bytes, node.work.attended_bytes)
         )
+        self.qkv_host = node.on_host("qkv", qkv, gpu=self.gpu)
+        self.attended_host = node.on_host("attended", attended, gpu=self.gpu)
+        self.attended = node.on_gpu(self.gpu, "attended", node.work.attended_bytes(spec, self.most))
 
     def _allocate_cache(self) -> None:
         node, share, work = self.node, self.node.policy.r_c, self.node.work
@@ -90,13 +114,27 @@ class StageMemory:
             ]
             for part in self.parts
         ]
-        every = sum(map(sum, sizes)) * len(self.decode_layers)
-        node.on_gpu(self.gpu, "KV", every * share)
-        self.cache = {
-            (spec.index, t, j): node.on_host(f"KV[{spec.index},{t},{j}]", size * (1 - share))
+        blocks = [
+            (spec.index, t, j, size)
             for spec in self.decode_layers
             for t, row in enumerate(sizes)
             for j, size in enumerate(row)
+        ]
+        self.cache_gpu = {
+            (i, t, j): node.on_gpu(
+                self.gpu, f"KV[{i},{t},{j}]", size * share, [KVSpan(i, j, 0.0, share)]
+            )
+            for i, t, j, size in blocks
+            if share
+        }
+        self.cache = {
+            (i, t, j): node.on_host(
+                f"KV[{i},{t},{j}]",
+                size * (1 - share),
+                holds=[KVSpan(i, j, share)] if share < 1 else [],
+                gpu=self.gpu,
+            )
+            for i, t, j, size in blocks
         }
         moving = 0.0 if self.on_cpu else max(map(max, sizes)) * (1 - share)
         self.blocks = [
@@ -109,7 +147,10 @@ class StageMemory:
             for i in range(2)
         ]
         self.kv_staging = [
-            [node.on_host(f"KV staging[{i}]", moving / 2, True) for _ in KEYS_AND_VALUES]
+            [
+                node.on_host(f"KV staging[{i}]", moving / 2, True, gpu=self.gpu)
+                for _ in KEYS_AND_VALUES
+            ]
             for i in range(2)
         ]
 
@@ -127,15 +168,22 @@ class StageMemory:
         has four (query, key, value, output), its FFN two: gate and up of all experts, and down.
         """
         whole = self.weight_bytes(spec, kind)
+        return [
+            whole * (stop - start) if (start + stop) / 2 < 1 - self.node.policy.r_w else 0.0
+            for _, _, start, stop, _ in self.spans(spec, kind)
+        ]
+
+    @staticmethod
+    def spans(spec: LayerSpec, kind: Kind) -> list[Span]:
+        """The tensors of one of FlexGen's layers."""
         q, kv = spec.query_size, spec.kv_size / 2
         tensors = [q, kv, kv, q] if kind == "attention" else [spec.ffn_matrices - 1, 1]
-        total, end = sum(tensors), 0.0
-        sizes = []
-        for size in tensors:
-            end += size
-            on_host = (end - size / 2) / total < 1 - self.node.policy.r_w
-            sizes.append(whole * size / total if on_host else 0.0)
-        return sizes
+        edges = [sum(tensors[:i]) / sum(tensors) for i in range(len(tensors) + 1)]
+        return [Span(spec.index, kind, edges[i], edges[i + 1]) for i in range(len(tensors))]
+
+    def stays(self, micro_batch: int) -> bool:
+        """Whether a micro-batch's hidden states stay on the GPU; the first share r_h does."""
+        return micro_batch < round(self.node.policy.r_h * self.node.n_micro_batches)
 
 
 def _share(layers: tuple[LayerSpec, ...], stage: int, n: int) -> tuple[LayerSpec, ...]:
@@ -146,4 +194,4 @@ def _share(layers: tuple[LayerSpec, ...], stage: int, n: int) -> tuple[LayerSpec
 
 def _part(batch: MicroBatch, part: int, n: int) -> MicroBatch:
     """Every n-th request, from `part` on."""
-    return MicroBatch(batch.index, batch.prompt_lengths[part::n])
+    return MicroBatch(batch.index, batch.prompt_lengths[part::n], batch.requests[part::n])

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from schedules.result_keys import KEYS
 from schedules.schedule import schedules
-from sim.result import KEYS
 from tests.moelab.test_simulate import Page
 
 THREE = ["cgopipe", "zero-inference", "gpu-only"]

@@ -7,9 +7,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from schedules.result_keys import KEYS
 from schedules.timeline import COLUMNS, Timeline
 from sim import simulate
-from sim.result import KEYS
 
 REQUIRED = {  # what the documentation promises
     "schedule",

@@ -47,6 +47,31 @@ def test_what_a_micro_batch_counts():
         batch.index = 5
 
 
+def test_which_requests_are_where():
+    """As worked by hand above: 9 is the eighth request, number 7, and so on."""
+    batches = balance([2, 3, 4, 5, 6, 7, 8, 9], micro_batch_size=3)
+    assert [batch.requests for batch in batches] == [(7, 2, 1), (6, 3, 0), (5, 4)]
+
+
+def test_equal_requests_stay_in_their_order():
+    batches = balance([5] * 7, micro_batch_size=3)
+    assert [batch.requests for batch in batches] == [(0, 3, 6), (1, 4), (2, 5)]
+
+
+def test_micro_batches_of_the_same_prompts_are_equal_whoever_they_are():
+    assert MicroBatch(0, (5, 3), (0, 1)) == MicroBatch(0, (5, 3), (7, 2)) == MicroBatch(0, (5, 3))
+
+
+@given(lengths, sizes)
+def test_requests_go_with_their_prompts(lengths, mu):
+    """Each is in one micro-batch, in the place of its length."""
+    batches = balance(lengths, mu)
+    every = [request for batch in batches for request in batch.requests]
+    assert sorted(every) == list(range(len(lengths)))
+    for batch in batches:
+        assert batch.prompt_lengths == tuple(lengths[request] for request in batch.requests)
+
+
 @given(lengths, sizes)
 def test_every_request_is_placed_once_and_no_micro_batch_is_too_large(lengths, mu):
     batches = balance(lengths, mu)

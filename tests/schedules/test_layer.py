@@ -131,6 +131,48 @@ def test_few_tokens_are_computed_in_small_tiles():
         assert flops == pytest.approx(2 * tile * touched * EXPERT)
 
 
+def test_the_gate_alone():
+    """Norm and router; expert ids of 8 B and weights of 2 B for two choices of each token."""
+    gate = MIXTRAL.gate(LAYER, 36)
+    assert gate.flops == {"gemm": 2 * 36 * 8 * 4096}
+    assert gate.bytes == {"gpu": 2 * (8 * 4096 + 4096) + HIDDEN + 36 * 2 * 10}
+    assert gate.calls == 4
+
+
+def test_experts_that_a_gate_has_chosen():
+    """Three of eight, for 30, 5 and 1 of 18 tokens' choices, one after the other.
+
+    Each is read once; every choice has 2 flops a parameter; six launches for each expert. A fused
+    kernel pads them to 64 rows each, 192 in all, or with 8 choices to 16: 5, 2 and 1 are 48.
+    """
+    activations = 18 * 2 * (2 * 4096 + 2 * (2 * 4096 + 3 * 14336))
+    loop = work_of("mixtral-8x7b", Kernels(experts="loop")).routed_experts(LAYER, 18, (30, 5, 1))
+    assert loop.flops == {"gemm": 2 * 36 * EXPERT}
+    assert loop.bytes == {"gpu": 2 * 3 * EXPERT + activations}
+    assert loop.calls == 3 * 6
+    fused = work_of("mixtral-8x7b", Kernels(experts="fused"))
+    work = fused.routed_experts(LAYER, 18, (30, 5, 1))
+    assert work.flops == {"gemm": 0, "experts": 2 * 192 * EXPERT}
+    assert (work.bytes, work.calls) == (loop.bytes, 6)
+    assert fused.routed_experts(LAYER, 4, (5, 2, 1)).flops["experts"] == 2 * 48 * EXPERT
+
+
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "qwen3-30b-a3b", "deepseek-v2-lite"])
+def test_gate_and_all_experts_are_the_ffn(model):
+    """What is read between them, ids and hidden states, is all that comes on top."""
+    work = work_of(model, Kernels(experts="loop"), layers=2)
+    layer = work.model.decoder_layers[1]
+    n, e = TOKENS, layer.n_experts
+    counts = (n * layer.top_k // e,) * (e - 1)
+    counts = (*counts, n * layer.top_k - sum(counts))
+    two = work.gate(layer, n) + work.routed_experts(layer, n, counts)
+    ffn = work.ffn(layer, n)
+    assert two.total_flops == pytest.approx(ffn.total_flops, rel=1e-12)
+    between = work.hidden_bytes(n) + work.routed_bytes(layer, n)
+    assert two.total_bytes - between == pytest.approx(ffn.total_bytes, rel=1e-12)
+    assert two.calls == ffn.calls
+
+
 def test_head_and_embedding():
     head = MIXTRAL.head(36)
     assert head.flops == {"gemm": 2 * 36 * 32000 * 4096}
@@ -343,7 +385,9 @@ def test_tensor_parallel_gpus_share_the_flops_and_all_bytes_but_the_hidden_state
     sizes = ("attention_bytes", "expert_bytes", "layer_bytes")
     for size in sizes:
         assert getattr(part, size)(layer) * gpus == pytest.approx(getattr(whole, size)(layer))
-    assert part.embedding_bytes() * gpus == whole.embedding_bytes()
+    m = whole.model  # every GPU has the embedding, and its share of the head
+    split = part.embedding_bytes() - m.embedding_parameters * whole.b
+    assert split * gpus == whole.embedding_bytes() - m.embedding_parameters * whole.b
     assert part.hidden_bytes(7) == whole.hidden_bytes(7)
 
 

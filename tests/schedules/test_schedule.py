@@ -4,8 +4,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from schedules import batch, expert
 from schedules import schedule as module
-from schedules.batch import BUILT_IN
 from schedules.errors import BadInput
 from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
@@ -13,6 +13,8 @@ from schedules.schedule import Schedule, find_schedule, schedules
 from schedules.workload_presets import load_workload
 from sim.hardware import load_hardware
 from sim.scenario import Scenario, place
+
+BUILT_IN = (*batch.BUILT_IN, *expert.BUILT_IN)
 
 
 class Toy(Schedule):

@@ -101,9 +101,12 @@ def check_proof(case):
         total = total + generation.decode.sum(axis=0)
     np.testing.assert_allclose(total, whole.totals, rtol=1e-9)
     assert generation.decode.shape[0] == generation.steps
-    assert len(whole.graph) == len(generation.prefill.graph) + generation.steps * (
-        len(generation.first.graph) if generation.first else 0
-    )
+    steps = range(1, generation.steps + 1)
+    tasks = [len(generation.step(step).graph) for step in steps] if generation.first else []
+    assert len(whole.graph) == len(generation.prefill.graph) + sum(tasks)
+    assert generation.alike == generation.schedule.steps_alike
+    if generation.alike and generation.first:
+        assert tasks == [len(generation.first.graph)] * generation.steps
 
 
 @pytest.mark.parametrize("name", sorted(schedules()))
@@ -144,15 +147,19 @@ def test_a_series_with_kinks_equals_one_graph():
     check_proof(case)
 
 
-def test_decode_steps_issue_the_same_tasks():
-    """Convexity needs it: only amounts of work differ from step to step."""
-    scenario = small(gen_len=8, layers=3)
-    for kind in schedules().values():
-        batch = 8
-        policy = make_policy({"N": batch, "mu": batch if kind.one_batch else 4})
-        generation = Generation(place(scenario, kind, policy), Roofline(scenario.hardware, 1))
-        graphs = [generation.step(step).graph for step in (2, 3, 7)]
-        assert all(generation.first.graph.same_structure(graph) for graph in graphs), kind.name
+@pytest.mark.parametrize("name", sorted(schedules()))
+def test_decode_steps_issue_the_same_tasks_unless_the_schedule_says_otherwise(name):
+    """Convexity needs it: only amounts of work differ from step to step.
+
+    A schedule whose copies depend on the gates says that its steps are not alike, and they differ.
+    """
+    scenario, kind = small(gen_len=8, layers=3), find_schedule(name)
+    policy = make_policy({"N": 3, "mu": 3 if kind.one_batch else 2})
+    generation = Generation(place(scenario, kind, policy), Roofline(scenario.hardware, 1))
+    graphs = [generation.step(step).graph for step in (2, 3, 7)]
+    same = all(generation.first.graph.same_structure(graph) for graph in graphs)
+    assert same == kind.steps_alike
+    assert (name == "on-demand") == (not kind.steps_alike)
 
 
 # -- phases ----------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from schedules.errors import BadInput
+from schedules.result_keys import KEYS
 from schedules.timeline import COLUMNS
 from sim import simulate
-from sim.result import KEYS, package_version, phase_frame
+from sim.result import package_version, phase_frame
 
 CASES = {
     "decoder": ("cgopipe", "mixtral-8x7b", "gcp-t4-24c", "mtbench", 4, 8, 2),

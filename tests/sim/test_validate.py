@@ -460,3 +460,21 @@ def test_order_at_s1(runs):
             for name in ("cgopipe-padded", "flexgen", "zero-inference", "flexgen-cpu")
         )
         assert cgopipe > flexgen > max(zero, flexgen_cpu)
+
+
+@pytest.mark.slow
+def test_on_demand_runs_are_simulated_but_those_with_a_cache():
+    """The order of published figures holds: more sequences take longer, no copies are faster."""
+    found = {name: check_row(r) for name, r in SHIPPED.items() if r.schedule == "on-demand"}
+    assert {name: c.reason for name, c in found.items() if c.simulated is None} == dict.fromkeys(
+        ("pre-gated/cache/lru/0.01/on-demand", "pre-gated/cache/lru/0.2/on-demand"),
+        "expert caches ('lru') are not modelled",
+    )
+    for model in ("switch-base-8", "switch-base-128"):
+        latency = f"pre-gated/moe_block_ms/{model}"
+        rows = [found[f"{latency}/on-demand/b{n}"] for n in (1, 2, 4, 8, 16, 32)]
+        for values in ([c.simulated for c in rows], [c.row.value for c in rows]):
+            assert values == sorted(values)
+        still = check_row(SHIPPED[f"{latency}/gpu-only/b1"])
+        assert still.simulated < rows[0].simulated
+        assert still.row.value < rows[0].row.value

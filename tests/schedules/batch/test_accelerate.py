@@ -47,24 +47,20 @@ def test_the_thread_waits_after_every_copy_and_every_module(lab):
 
 
 def test_bytes_of_a_step(lab):
-    """504 sequences choose all experts: every layer is copied whole, from pageable memory."""
+    """Every layer is copied whole, from pageable memory."""
     s1 = {"mu": 504, "layers": 32, "prompts": (418,), "gen_len": 32}
     graph = lab.decode(lab.build(Accelerate, 504, **s1))
     assert lab.moved(graph) == {"h2d_pageable": 32 * (ATTENTION + 8 * EXPERT + ROUTER)}
     assert len(graph) == 4 * 32
 
 
-def test_only_chosen_experts_are_copied(lab):
-    """One token takes two of eight experts; two independent ones 8 (1 - (3/4)^2) = 3.5 of them."""
-    for n, chosen in ((1, 2), (2, 3.5)):
-        graph = lab.decode(lab.build(Accelerate, n, mu=n))
-        assert lab.sizes(graph, "load_weights") == [ATTENTION, chosen * EXPERT + ROUTER] * 2
-
-
-def test_the_prompt_chooses_the_experts_of_the_prefill(lab):
+@pytest.mark.parametrize("n", [1, 2, 504])
+def test_all_experts_are_copied_whether_or_not_they_are_chosen(lab, n):
+    """All experts of a layer are one module: 8 of them also for one token, which takes two."""
+    graph = lab.decode(lab.build(Accelerate, n, mu=n))
+    assert lab.sizes(graph, "load_weights") == [ATTENTION, 8 * EXPERT + ROUTER] * 2
     graph = lab.prefill(lab.build(Accelerate, 1, prompts=(3,)))
-    chosen = 8 * (1 - 0.75**3)
-    assert lab.sizes(graph, "load_weights") == [ATTENTION, chosen * EXPERT + ROUTER] * 2
+    assert lab.sizes(graph, "load_weights") == [ATTENTION, 8 * EXPERT + ROUTER] * 2
 
 
 def test_memory_peaks(lab):

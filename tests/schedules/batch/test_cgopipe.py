@@ -353,14 +353,15 @@ def test_memory_peaks(lab):
     """By hand, beside the workspace of the widest layer, which is the layer's affair.
 
     Resident: attention 41,943,040, router 32,768, two norms of 4096 parameters per layer;
-    embedding and head of 131,072,000 each, the last norm. Streamed: slots of two layers.
+    embedding and head of 131,072,000 each, the last norm. Streamed: slots of two layers. Prefill:
+    two micro-batches' hidden states (8192 B a token) and their layer's new KV (4096 B).
     """
     schedule = s1(lab)
     node = schedule.node
     work, widest = node.work, node.batches[0]
     workspace = work.workspace_bytes(node.spec(0), widest.prompt_tokens, widest.size)
     resident = 32 * 2 * (41_943_040 + 32_768 + 2 * 4_096) + 2 * (2 * 131_072_000 + 4_096)
-    small = 504 * (8_192 + 12_288 + 8_192) + 2 * 36 * 418 * 8_192
+    small = 504 * (8_192 + 12_288 + 8_192) + 2 * 36 * 418 * (8_192 + 4_096)
     staging = 2_818_572_288 + 504 * (12_288 + 8_192) + 504 * 418 * 8_192
     peaks = node.issuer.peak_bytes
     assert peaks["gpu"] == resident + 2 * 2_818_572_288 + int(workspace) + small

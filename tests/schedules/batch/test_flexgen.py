@@ -235,13 +235,28 @@ def test_everything_on_the_gpu_leaves_only_computations_and_barriers(lab):
 
 
 def test_shares_of_cache_and_hidden_states(lab):
+    """r_c = 1/4: three quarters of each KV block travel. r_h = 1/2: of three micro-batches, 2 stay.
+
+    So one micro-batch's hidden states (8192 B) are loaded three times and stored four times.
+    """
     graph = lab.decode(lab.build(FlexGen, 3, r_w=1.0, r_c=0.25, r_h=0.5, prompts=(100,)))
     assert lab.moved(graph) == {
         "pin_parallel": 6 * 0.75 * 100 * 4_096,
-        "h2d": 6 * 0.75 * 100 * 4_096 + 9 * 0.5 * 8_192,
-        "d2h": 12 * 0.5 * 8_192,
+        "h2d": 6 * 0.75 * 100 * 4_096 + 3 * 8_192,
+        "d2h": 4 * 8_192,
         "d2h_pageable": 6 * 0.75 * 4_096,
     }
+
+
+@pytest.mark.parametrize(
+    ("r_h", "moving"), [(0, "abcd"), (0.125, "abcd"), (0.25, "bcd"), (0.8, "d"), (0.9, "")]
+)
+def test_hidden_states_stay_by_whole_micro_batches(lab, r_h, moving):
+    """The first round(4 r_h) of four; the others are stored after each half and loaded again."""
+    graph = lab.decode(lab.build(FlexGen, 4, layers=1, r_h=r_h, pinned=True))
+    order = lab.order(graph, OPS)
+    assert [name for name in order if name[0] == "h"] == [f"h0{j}" for j in moving]
+    assert sorted(name for name in order if name[0] == "s") == sorted(f"s0{j}" for j in 2 * moving)
 
 
 def test_the_last_micro_batch_may_be_smaller(lab):

@@ -120,6 +120,19 @@ def test_stages_take_the_parts_in_turn(lab):
     assert lab.sizes(graph, "load_kv", "h2d1") == second + first
 
 
+def test_the_parts_know_their_requests(lab):
+    """Prompts of 10, 20, 30 and 40 tokens: micro-batches of requests (3, 0) and (2, 1)."""
+    stage = pipeline(lab, prompts=(10, 20, 30, 40)).stages[0]
+    assert [[batch.requests for batch in part] for part in stage.parts] == [
+        [(3,), (2,)],
+        [(0,), (1,)],
+    ]
+    assert [[b.prompt_lengths for b in part] for part in stage.parts] == [
+        [(40,), (30,)],
+        [(10,), (20,)],
+    ]
+
+
 def test_four_stages_take_the_parts_in_turn(lab):
     """Part i reaches stage r in turn i + r: stage 1 starts with part 3 of the step before."""
     changes = ON_GPU | {"mu": 4, "gpus": 4, "layers": 4, "r_c": 0.0}

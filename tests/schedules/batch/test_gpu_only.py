@@ -15,6 +15,8 @@ OPS = {
     "a": "compute_attention",
     "f": "compute_ffn",
     "r": "all_reduce",
+    "y": "head",
+    "g": "gather_logits",
 }
 
 
@@ -35,17 +37,18 @@ def test_nothing_moves(lab):
 def test_two_gpus_reduce_after_attention_and_ffn(lab):
     """Each computes half of every layer; a micro-batch goes on when both halves are summed.
 
-    The next micro-batch needs no sum of this one: a0b starts while f0a is reduced.
+    Then each computes half of the logits (32000 of 2 B) and gets the other half. The next
+    micro-batch needs nothing of that: a0b starts while the logits of a are gathered.
     """
     picture = """
-        s    | 0   1   2   3   4   5   6   7   8
-        gpu0 | a0a ... f0a --- a0b ... f0b --- ...
-        gpu1 | a0a ... f0a --- a0b ... f0b --- ...
-        peer | ... r0a ... ... r0a r0b ... ... r0b
+        s    | 0   1   2   3   4   5   6   7   8   9   10  11  12
+        gpu0 | a0a ... f0a --- ... y0a a0b ... f0b --- ... y0b ...
+        gpu1 | a0a ... f0a --- ... y0a a0b ... f0b --- ... y0b ...
+        peer | ... r0a ... ... r0a ... g0a r0b ... ... r0b ... g0b
     """
     graph = lab.decode(lab.build(GPUOnly, 2, layers=1, gpus=2))
-    lab.check(graph, OPS, {"a": 1, "f": 2, "r": 1}, picture)
-    assert lab.moved(graph) == {"peer": 2 * 2 * 8_192}
+    lab.check(graph, OPS, {"a": 1, "f": 2, "r": 1, "y": 1, "g": 1}, picture)
+    assert lab.moved(graph) == {"peer": 2 * (2 * 8_192 + 32_000)}
 
 
 def test_memory_peak(lab):

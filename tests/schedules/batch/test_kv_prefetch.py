@@ -106,3 +106,9 @@ def test_a_share_of_the_cache_stays_on_the_gpu(lab):
     block = 108 * 4_096
     assert quarter["gpu"] - without["gpu"] == 2 * 3 * block / 4 - 3 * block / 4
     assert without["cpu"] - quarter["cpu"] == 2 * 3 * block / 4
+
+
+def test_with_the_whole_cache_on_the_gpu_no_keys_and_values_move(lab):
+    graph = lab.decode(lab.build(CGOPipe, 3, A_g=1, r_c=1.0))
+    order = "p1a p1b  w1a c0a p1c  w1b c0b p0a  w1c c0c p0b  w0a c1a p0c  w0b c1b  w0c c1c"
+    lab.check_order(graph, OPS, order)

@@ -105,13 +105,33 @@ def test_weights_are_page_locked_when_they_fit(lab):
     assert lab.build(ZeROInference, 4, mu=4, pinned=False).node.issuer.peak_bytes["pinned"] == 0
 
 
+MATRIX = 2 * 131_072_000  # the embedding, or the head; the last norm has 8192 bytes
+
+
 def test_memory_peak(lab):
-    """Two layers, the embedding or the head, hidden states and the cache of 504 x (418 + 32)."""
+    """Two layers, embedding and head, hidden states and the cache of 504 x (418 + 32).
+
+    Beside them the logits, 504 x 418 x 32000 x (2 + 4) B, and as many normed hidden states; they
+    may use the embedding's place.
+    """
     s1 = {"mu": 504, "layers": 32, "prompts": (418,), "gen_len": 32}
     node = lab.build(ZeROInference, 504, **s1).node
-    workspace = node.work.workspace_bytes(node.all_layers[0], 504 * 418, 504)
     cache = 504 * (418 + 32) * 4_096 * 32
-    expected = 2 * LAYER + 262_144_000 + 504 * 8_192 + cache + int(workspace)
+    logits = 504 * 418 * (32_000 * 6 + 8_192)
+    expected = 2 * LAYER + 2 * MATRIX + 8_192 + 504 * 8_192 + cache + logits - MATRIX
+    assert node.issuer.peak_bytes["gpu"] == expected
+
+
+def test_few_logits_fit_where_the_layers_work(lab):
+    """4 x 10 positions: a loop over experts holds 3 x 14336 + 4096 elements for each, 2 B.
+
+    That, with two hidden states, is less than the logits, which fit into the embedding's place.
+    """
+    node = lab.build(ZeROInference, 4, mu=4).node
+    cache, hidden = 4 * (10 + 8) * 4_096 * 2, 4 * 8_192
+    layer = 40 * (3 * 14_336 + 4_096) * 2 + 2 * 40 * 8_192
+    assert layer < 40 * (32_000 * 6 + 8_192) < layer + MATRIX
+    expected = 2 * LAYER + 2 * MATRIX + 8_192 + hidden + cache + layer
     assert node.issuer.peak_bytes["gpu"] == expected
 
 

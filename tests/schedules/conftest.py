@@ -20,6 +20,7 @@ import pytest
 from schedules.lengths import Listed
 from schedules.model_presets import load_model
 from schedules.policy import make_policy
+from schedules.routing import Routing
 from schedules.workload import Workload
 from sim.engine import simulate_graph
 from sim.hardware import load_hardware
@@ -43,11 +44,13 @@ class Lab:
         prompts=(10,),
         gen_len=8,
         model="mixtral-8x7b",
+        routing=None,
         **policy,
     ):
         """A schedule on a machine with memory enough, for the first `layers` of a model; N = `n`.
 
-        The prompts' lengths, in tokens, are repeated to fill the batch.
+        The prompts' lengths, in tokens, are repeated to fill the batch. `model` is a preset's name
+        or a `ModelSpec`; `routing` says which experts are chosen.
         """
         machine = (
             load_hardware(MACHINES[gpus]).with_rate("gpu.memory", 100).with_rate("cpu.memory", 10)
@@ -56,7 +59,8 @@ class Lab:
         workload = Workload(
             name="test", prompt_lengths=lengths, gen_len=gen_len, padded=False, source="this test"
         )
-        scenario = Scenario(load_model(model).with_layers(layers), machine, workload, gpus)
+        spec = load_model(model) if isinstance(model, str) else model
+        scenario = Scenario(spec.with_layers(layers), machine, workload, gpus, routing or Routing())
         return place(scenario, kind, make_policy({"N": n, "mu": mu, **policy}))
 
     @staticmethod

@@ -1,0 +1,187 @@
+"""Computations: what each of a schedule's compute operations does to a micro-batch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from runtime.attention import decode_core, prefill_core
+from runtime.context import Context
+from runtime.functions import embed, experts, ffn, head, out_projection, qkv, route, shared
+from runtime.functions.norms import norm
+from runtime.lane import Run
+from schedules.issuer import Operands
+from schedules.layout import MATRICES
+from schedules.task import Buffer, Task
+
+IN = ("q", "k", "v")
+FFN = MATRICES["ffn"]
+
+
+def pre_attention(context: Context, task: Task, operands: Operands) -> Run:
+    """Norm, projections and rotary embedding; the token embedding before the first layer."""
+    state, hidden = context.state(task), context.hidden(task, operands)
+    out = context.activation(context.only(operands.writes, "qkv"), task)
+    weights = context.weights.resolve(task.layer, IN, operands.reads)
+
+    def run() -> int:
+        if task.layer == 0:
+            embed(context.weights.embedding, state.ids, hidden)
+        qkv(context.arch, weights, hidden, state.positions, out, context.ws)
+        return 0
+
+    return run
+
+
+def attention(context: Context, task: Task, operands: Operands) -> Run:
+    """Projections, attention and output projection of a layer, in prefill or in decode."""
+    arch, state, ws = context.arch, context.state(task), context.ws
+    hidden = context.hidden(task, operands)
+    weights = context.weights.resolve(task.layer, (*IN, "o"), operands.reads)
+    prefill = task.step == 0
+    ids, positions = (
+        (state.prompt_ids, state.prompt_positions) if prefill else (state.ids, state.positions)
+    )
+    core = (prefill_core if prefill else decode_core)(context, task, operands)
+    tokens = len(hidden)
+
+    def run() -> int:
+        with ws.scope():
+            packed = ws.take((tokens, arch.qkv_size), context.dtype)
+            if task.layer == 0:
+                embed(context.weights.embedding, ids, hidden)
+            qkv(arch, weights, hidden, positions, packed, ws)
+            attended = ws.take((tokens, arch.query_size), context.dtype)
+            core(packed, attended)
+            out_projection(arch, weights, attended, hidden, ws, partial=context.rank > 0)
+        return 0
+
+    return run
+
+
+def project_out(context: Context, task: Task, operands: Operands) -> Run:
+    """The attention's output, which came from the CPU, back to the hidden states."""
+    hidden = context.hidden(task, operands)
+    attended = context.activation(context.only(operands.reads, "attended"), task)
+    weights = context.weights.resolve(task.layer, ("o",), operands.reads)
+
+    def run() -> int:
+        out_projection(
+            context.arch, weights, attended, hidden, context.ws, partial=context.rank > 0
+        )
+        return 0
+
+    return run
+
+
+def whole_ffn(context: Context, task: Task, operands: Operands) -> Run:
+    """Norm, router, experts and shared experts; the output head after the last layer."""
+    hidden = context.hidden(task, operands)
+    weights = context.weights.resolve(task.layer, FFN, operands.reads)
+    sink = _sink(context, task)
+
+    def run() -> int:
+        ffn(context.arch, weights, hidden, context.ws, sink, partial=context.rank > 0)
+        return 0
+
+    last = task.layer == context.last_layer and context.world == 1
+    return _both(run, output_head(context, task, operands)) if last else run
+
+
+def gate(context: Context, task: Task, operands: Operands) -> Run:
+    """Norm and router alone."""
+    hidden, sink = context.hidden(task, operands), _sink(context, task)
+    weights = context.weights.resolve(task.layer, ("router",), operands.reads)
+    ids, gates = _routed(context, task, operands.writes, len(hidden))
+
+    def run() -> int:
+        with context.ws.scope():
+            chosen = route(context.arch, weights, hidden, context.ws)
+            ids.copy_(chosen.ids)
+            gates.copy_(chosen.gates)
+            if sink is not None:
+                sink(chosen.ids)
+        return 0
+
+    return run
+
+
+def chosen_experts(context: Context, task: Task, operands: Operands) -> Run:
+    """The experts that a gate has chosen, and the shared ones."""
+    arch, ws, hidden = context.arch, context.ws, context.hidden(task, operands)
+    weights = context.weights.resolve(task.layer, FFN, operands.reads)
+    ids, gates = _routed(context, task, operands.reads, len(hidden))
+
+    def run() -> int:
+        with ws.scope():
+            normed = ws.take(hidden.shape, hidden.dtype)
+            norm(arch, hidden, weights.vectors["ffn_norm"], normed)
+            experts(arch, weights, normed, ids, gates, hidden, ws)
+            shared(arch, weights, normed, hidden, ws)
+        return 0
+
+    if task.layer == context.last_layer:
+        return _both(run, output_head(context, task, operands))
+    return run
+
+
+def output_head(context: Context, task: Task, operands: Operands) -> Run:
+    """Logits of each sequence's last token, and the next token."""
+    hidden, ws = context.hidden(task, operands), context.ws
+    state = context.state(task)
+    rows = len(context.weights.head)
+
+    def run() -> int:
+        with ws.scope():
+            last = hidden
+            if task.step == 0:
+                last = ws.take((state.batch.size, hidden.shape[1]), context.dtype)
+                torch.index_select(hidden, 0, state.last, out=last)
+            logits = ws.take((state.batch.size, rows), context.dtype)
+            head(context.arch, context.weights.head, context.weights.final_norm, last, logits, ws)
+            choose(context, task, logits)
+        return 0
+
+    return run
+
+
+def choose(context: Context, task: Task, logits: torch.Tensor) -> None:
+    """The next token of each sequence from its logits (sequences, vocabulary)."""
+    state = context.state(task)
+    state.ids.copy_(context.sampler(logits, state.requests, task.step))
+    if task.step == 0:
+        state.positions.copy_(state.lengths)
+    else:
+        state.positions.add_(1)
+
+
+def _routed(
+    context: Context, task: Task, buffers: Sequence[Buffer], tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a gate leaves the expert ids (tokens, top_k), and their weights."""
+    buffer, k = context.only(buffers, "routed"), context.arch.spec.top_k
+    ids = context.memory.view(buffer, (tokens, k), torch.int64)
+    dtype = context.arch.gate_dtype
+    return ids, context.memory.view(buffer, (tokens, k), dtype, ids.nbytes)
+
+
+def _sink(context: Context, task: Task) -> Callable[[torch.Tensor], None] | None:
+    spec = context.arch.spec.decoder_layers[task.layer]
+    return context.log.sink(task.layer, task.micro_batch) if spec.is_moe else None
+
+
+def _both(first: Run, second: Run) -> Run:
+    def run() -> int:
+        first()
+        return second()
+
+    return run
+
+
+def whole_layer(context: Context, task: Task, operands: Operands) -> Run:
+    """Attention, then the FFN."""
+    return _both(attention(context, task, operands), whole_ffn(context, task, operands))
+
+
+def after_attention(context: Context, task: Task, operands: Operands) -> Run:
+    """Output projection, then the FFN."""
+    return _both(project_out(context, task, operands), whole_ffn(context, task, operands))

@@ -1,0 +1,298 @@
+"""The inner part of decode attention: some query heads of a group over one block of the cache.
+
+A tile computes the scores of its heads, turns them into weights with the running softmax of
+FlashAttention (Dao et al. 2022, algorithm 1), in powers of two, and adds up the weighted values.
+"""
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from runtime.cpu_attention_simd import (
+    BYTE,
+    DOT_BFLOAT16,
+    ELEMENT,
+    LANES,
+    LONG,
+    SIZE,
+    VECTOR,
+    Value,
+    across,
+    dot_bfloat16,
+    exp2,
+    floats,
+    fma,
+    load,
+    load_raw,
+    maximum,
+    pointer,
+    prefetch,
+    splat,
+    store,
+    sums_of,
+)
+
+BLOCK = 64
+"""Most tokens that a tile takes at once."""
+
+LINE_BYTES = 64
+SECOND_CHANCE_BYTES = 8192
+"""A core drops prefetches while all its miss buffers are busy, so each line is asked for twice:
+first this far ahead, then when its turn comes."""
+
+
+class Tile:
+    """Emits the code of one tile; the attributes are LLVM values, except `heads` (an int).
+
+    See `attend_tile` for what they mean.
+    """
+
+    def __init__(self, context: Any, b: Any, signature: Any, arguments: Any) -> None:
+        names = ("heads", "keys", "values", "query", "scores", "sums", "peaks", "totals", "scale")
+        names += ("at", "row", "count", "d", "width", "head", "total_head", "ahead", "moving")
+        self.b = b
+        self.kv = signature.args[1].dtype
+        self.dot = DOT_BFLOAT16 and signature.args[3].dtype == types.int16
+        for name, kind, value in zip(names, signature.args, arguments, strict=True):
+            is_array = isinstance(kind, types.Array)
+            setattr(self, name, pointer(context, b, kind, value) if is_array else value)
+        self.heads: int = signature.args[0].literal_value
+
+    # -- small things ---------------------------------------------------------------------
+
+    def plus(self, start: Value, steps: int, stride: Value) -> Value:
+        """start + steps * stride."""
+        return self.b.add(start, self.b.mul(LONG(steps), stride))
+
+    def variables(self, n: int, value: Value) -> list[Value]:
+        """Cells for vectors, which LLVM keeps in registers."""
+        cells = [cgutils.alloca_once(self.b, VECTOR) for _ in range(n)]
+        for cell in cells:
+            self.b.store(value, cell)
+        return cells
+
+    def cursor(self, array: Value) -> Value:
+        """A cell with the address to prefetch next."""
+        cell = cgutils.alloca_once(self.b, BYTE.as_pointer())
+        start = self.b.gep(array, [self.ahead])
+        self.b.store(self.b.bitcast(start, BYTE.as_pointer()), cell)
+        return cell
+
+    def prefetch(self, cursor: Value, n_bytes: int) -> None:
+        """Ask for as many bytes of the next block as are used of this one."""
+        address = self.b.load(cursor)
+        for start in range(0, n_bytes, LINE_BYTES):
+            prefetch(self.b, self.b.gep(address, [LONG(start + SECOND_CHANCE_BYTES)]))
+            prefetch(self.b, self.b.gep(address, [LONG(start)]))
+        self.b.store(self.b.gep(address, [self.b.mul(self.moving, LONG(n_bytes))]), cursor)
+
+    def upto(self, stop: Value, step: int) -> Any:
+        """Loop over range(0, stop, step)."""
+        return cgutils.for_range_slice(self.b, LONG(0), stop, LONG(step), LONG)
+
+    # -- scores ---------------------------------------------------------------------------
+
+    def scores_of_block(self) -> None:
+        """scores[h, t] = scale * query[h] . keys[t], for a few heads by a few tokens at a time.
+
+        The last few tokens are filled up with the last one.
+        """
+        tokens, cursor = LANES // self.heads, self.cursor(self.keys)
+        with self.upto(self.count, tokens) as (first, _):
+            self._few_scores(first, tokens, cursor)
+
+    def _few_scores(self, first: Value, tokens: int, cursor: Value) -> None:
+        b = self.b
+        last = b.sub(self.count, LONG(1))
+        rows = []
+        for i in range(tokens):
+            t = b.add(first, LONG(i))
+            t = b.select(b.icmp_signed("<", t, last), t, last)
+            rows.append(b.gep(self.keys, [b.add(self.at, b.mul(t, self.row))]))
+        heads = [b.add(self.head, LONG(h)) for h in range(self.heads)]
+        queries = [b.gep(self.query, [b.mul(h, self.width)]) for h in heads]
+        totals = self.variables(LANES, floats(0.0))
+        step = 2 * LANES if self.dot else LANES
+        rest = b.srem(self.d, LONG(step))
+        full = b.sub(self.d, rest)
+        with self.upto(full, step) as (i, _):
+            self.prefetch(cursor, tokens * step * SIZE[self.kv])
+            self._multiply(totals, rows, queries, i)
+        with b.if_then(b.icmp_signed(">", rest, LONG(0))):
+            self._multiply(totals, rows, queries, full, rest)
+        scores = b.fmul(sums_of(b, [b.load(t) for t in totals]), splat(b, self.scale))
+        for h in range(self.heads):
+            mask = ir.Constant(
+                ir.VectorType(ir.IntType(32), tokens), [h * tokens + t for t in range(tokens)]
+            )
+            part = b.shuffle_vector(scores, scores, mask)
+            store(b, part, b.gep(self.scores, [b.add(first, LONG(h * BLOCK))]))
+
+    def _multiply(
+        self, totals: list[Value], rows: list[Value], queries: list[Value], i: Value, live: Any = None
+    ) -> None:
+        """Add the products of one step along the head width; `live` elements of it are there."""
+        b = self.b
+        keys = [self._key(b.gep(row, [i]), live) for row in rows]
+        for h, query in enumerate(queries):
+            q = self._query(b.gep(query, [i]))
+            for key, total in zip(keys, totals[h * len(rows) :], strict=False):
+                t = b.load(total)
+                b.store(dot_bfloat16(b, t, key, q) if self.dot else fma(b, key, q, t), total)
+
+    def _key(self, address: Value, live: Value | None) -> Value:
+        if self.dot:
+            return load_raw(self.b, self.kv, address, 2 * LANES, live)
+        return load(self.b, self.kv, address, live)
+
+    def _query(self, address: Value) -> Value:
+        if self.dot:
+            return load_raw(self.b, types.int16, address, 2 * LANES)
+        return load(self.b, types.float32, address)
+
+    # -- softmax --------------------------------------------------------------------------
+
+    def weights_of_block(self) -> list[Value]:
+        """Scores become weights 2^(score - peak); returns what earlier sums shrink by.
+
+        Updates the peaks (highest scores so far) and the totals (sums of weights).
+        """
+        b, heads = self.b, range(self.heads)
+        rows = [b.gep(self.scores, [LONG(h * BLOCK)]) for h in heads]
+        cells = [b.add(self.total_head, LONG(h)) for h in heads]
+        before = [splat(b, b.load(b.gep(self.peaks, [cell]))) for cell in cells]
+        highest = self.variables(self.heads, floats(0.0))
+        for h in heads:
+            b.store(before[h], highest[h])
+        with self.upto(self.count, LANES) as (t, _):
+            for h in heads:
+                score = load(b, types.float32, b.gep(rows[h], [t]))
+                b.store(maximum(b, b.load(highest[h]), score), highest[h])
+        peaks = [splat(b, across(b, b.load(cell), maximum)) for cell in highest]
+        totals = self._weigh(rows, peaks)
+        shrink = []
+        for h in heads:
+            shrink.append(exp2(b, b.fsub(before[h], peaks[h])))
+            total = b.gep(self.totals, [cells[h]])
+            first = ir.Constant(ir.IntType(32), 0)
+            kept = b.fmul(b.load(total), b.extract_element(shrink[h], first))
+            added = across(b, b.load(totals[h]), lambda b, x, y: b.fadd(x, y))
+            b.store(b.fadd(kept, added), total)
+            b.store(b.extract_element(peaks[h], first), b.gep(self.peaks, [cells[h]]))
+        return shrink
+
+    def _weigh(self, rows: list[Value], peaks: list[Value]) -> list[Value]:
+        """Scores become weights, zero beyond the last token; returns cells with their sums."""
+        b = self.b
+        totals = self.variables(self.heads, floats(0.0))
+        lanes = ir.Constant(ir.VectorType(LONG, LANES), list(range(LANES)))
+        with self.upto(self.count, LANES) as (t, _):
+            there = b.icmp_signed("<", lanes, splat(b, b.sub(self.count, t)))
+            for row, peak, total in zip(rows, peaks, totals, strict=True):
+                cell = b.gep(row, [t])
+                weight = exp2(b, b.fsub(load(b, types.float32, cell), peak))
+                weight = b.select(there, weight, floats(0.0))
+                store(b, weight, cell)
+                b.store(b.fadd(b.load(total), weight), total)
+        return totals
+
+    # -- values ---------------------------------------------------------------------------
+
+    def values_of_block(self, shrink: list[Value]) -> None:
+        """sums[h] = shrink[h] * sums[h] + sum over t of weights[h, t] * values[t]."""
+        b, cursor = self.b, self.cursor(self.values)
+        rest = b.srem(self.d, LONG(LANES))
+        full = b.sub(self.d, rest)
+        vectors = min(LANES // self.heads, 4)
+        wide = b.sub(full, b.srem(full, LONG(vectors * LANES)))
+        with self.upto(wide, vectors * LANES) as (i, _):
+            self._few_values(shrink, i, vectors, cursor)
+        if vectors > 1:
+            with cgutils.for_range_slice(b, wide, full, LONG(LANES), LONG) as (i, _):
+                self._few_values(shrink, i, 1, cursor)
+        with b.if_then(b.icmp_signed(">", rest, LONG(0))):
+            self._few_values(shrink, full, 1, cursor, rest)
+
+    def _few_values(
+        self, shrink: list[Value], i: Value, vectors: int, cursor: Value, live: Any = None
+    ) -> None:
+        """A part of the head width: `vectors` vectors from element i on."""
+        b = self.b
+        starts = [b.add(i, LONG(v * LANES)) for v in range(vectors)]
+        cells, sums = [], []
+        for h in range(self.heads):
+            head = b.mul(b.add(self.total_head, LONG(h)), self.width)
+            for start in starts:
+                cells.append(b.gep(self.sums, [b.add(head, start)]))
+                sums += self.variables(1, b.fmul(load(b, types.float32, cells[-1]), shrink[h]))
+        with cgutils.for_range(b, self.count, intp=LONG) as loop:
+            row = b.gep(self.values, [b.add(self.at, b.mul(loop.index, self.row))])
+            if live is None:
+                self.prefetch(cursor, vectors * LANES * SIZE[self.kv])
+            loaded = [load(b, self.kv, b.gep(row, [start]), live) for start in starts]
+            for h in range(self.heads):
+                weight = b.gep(self.scores, [b.add(loop.index, LONG(h * BLOCK))])
+                weights = splat(b, b.load(weight))
+                for value, total in zip(loaded, sums[h * vectors :], strict=False):
+                    b.store(fma(b, weights, value, b.load(total)), total)
+        for cell, total in zip(cells, sums, strict=True):
+            store(b, b.load(total), cell)
+
+
+@intrinsic(prefer_literal=True)
+def attend_tile(
+    typing: Any,
+    heads: Any,
+    keys: Any,
+    values: Any,
+    query: Any,
+    scores: Any,
+    sums: Any,
+    peaks: Any,
+    totals: Any,
+    scale: Any,
+    at: Any,
+    row: Any,
+    count: Any,
+    d: Any,
+    width: Any,
+    head: Any,
+    total_head: Any,
+    ahead: Any,
+    moving: Any,
+) -> Any:
+    """Attend with some heads of a group to `count` <= `BLOCK` tokens of the cache.
+
+    Parameters
+    ----------
+    heads: how many, a literal 1, 2, 4 or 8.
+    keys, values: the cache, flat, in any format.
+    query: (all heads, width), flat, zeros beyond d; float32, or bfloat16 for `DOT_BFLOAT16`.
+    scores: (heads, BLOCK) float32 to work in.
+    sums, peaks, totals: (.., all heads, width), (.., all heads) and (.., all heads) float32, flat:
+        weighted values, highest score in powers of two, and weights added up so far.
+    scale: factor of the scores that turns them into powers of two.
+    at: index in the cache of the first token's head.
+    row: elements from one token to the next.
+    d: head width.
+    width: the same, rounded up to whole vectors.
+    head, total_head: the first head's number in `query`, and in `sums`.
+    ahead: index in the cache of what is prefetched meanwhile.
+    moving: 1, or 0 to prefetch nothing new.
+    """
+    if not isinstance(heads, types.IntegerLiteral):
+        return None
+    index, single = types.intp, types.float32
+    arrays = (keys, values, query, scores, sums, peaks, totals)
+
+    def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Value:
+        tile = Tile(context, b, signature, arguments)
+        tile.scores_of_block()
+        tile.values_of_block(tile.weights_of_block())
+        return context.get_dummy_value()
+
+    return types.void(heads, *arrays, single, *[index] * 9), emit

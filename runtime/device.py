@@ -1,0 +1,158 @@
+"""The device: where memory lies, how bytes are copied, and which clock counts.
+
+`HostDevice` stands in for a GPU on a machine without one: its memory is separate tensors in host
+memory, and its links can be held to a stated bandwidth. `CudaDevice` is a CUDA GPU.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from schedules.errors import BadInput, Infeasible
+
+ALIGNMENT = 256  # bytes; enough for every kernel and for whole cache lines
+CUDA_RESERVE_BYTES = 128 << 20  # cuBLAS workspaces, attention's scratch memory, small tables
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What a run may use.
+
+    Parameters
+    ----------
+    device: `cuda` or `cpu`.
+    gpu_memory_bytes: the budget of the device's memory.
+    host_memory_bytes: host memory for weights, cache and staging.
+    link_bytes_per_s: rate to which copies to and from a host device are held; None: not held.
+    gpu_threads, cpu_threads: threads that compute for a host device, and for the CPU's attention;
+        0: half of the cores each.
+    """
+
+    device: Literal["cuda", "cpu"]
+    gpu_memory_bytes: int
+    host_memory_bytes: int
+    link_bytes_per_s: float | None = None
+    gpu_threads: int = 0
+    cpu_threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("the GPU memory", self.gpu_memory_bytes),
+            ("the host memory", self.host_memory_bytes),
+        ):
+            if value <= 0:
+                raise BadInput(f"{name} is {value} bytes; it must be more than 0")
+        if self.link_bytes_per_s is not None and not self.link_bytes_per_s > 0:
+            raise BadInput(
+                f"the link has {self.link_bytes_per_s} bytes/s; it must have more than 0"
+            )
+        if self.device == "cuda" and self.link_bytes_per_s is not None:
+            raise BadInput("a link can be held to a bandwidth with --device cpu only")
+
+    @property
+    def threads(self) -> tuple[int, int]:
+        """Threads of the (host) device, and of the CPU's attention."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        half = max(1, cores // 2)
+        cpu = self.cpu_threads or (half if self.device == "cpu" else cores)
+        return self.gpu_threads or half, cpu
+
+
+class Device(Protocol):
+    """What the executor needs of a device."""
+
+    name: str
+    torch_device: torch.device
+    is_cuda: bool
+
+    def empty(self, size_bytes: int, where: str) -> Tensor:
+        """Bytes in `gpu`, `cpu` or `pinned` memory. Raises `Infeasible` when there are none."""
+
+    def used_bytes(self) -> int:
+        """Largest use of the device's memory so far, as its allocator counts."""
+
+    def paced(self, start_ns: int, moved_bytes: int) -> None:
+        """Hold a copy that began at `start_ns` to the link's bandwidth."""
+
+
+class HostDevice:
+    """Host memory as device memory."""
+
+    name = "host"
+    torch_device = torch.device("cpu")
+    is_cuda = False
+
+    def __init__(self, options: DeviceOptions) -> None:
+        self.rate = options.link_bytes_per_s
+        self._used = 0
+
+    def empty(self, size_bytes: int, where: str) -> Tensor:
+        if where == "gpu":
+            self._used += size_bytes
+        return _allocated(lambda: torch.empty(size_bytes, dtype=torch.uint8), size_bytes, where)
+
+    def used_bytes(self) -> int:
+        return self._used
+
+    def paced(self, start_ns: int, moved_bytes: int) -> None:
+        if self.rate is None:
+            return
+        left = moved_bytes / self.rate - (time.perf_counter_ns() - start_ns) * 1e-9
+        if left > 0:
+            time.sleep(left)
+
+
+class CudaDevice:
+    """The current CUDA GPU."""
+
+    is_cuda = True
+
+    def __init__(self, options: DeviceOptions) -> None:
+        if not torch.cuda.is_available():
+            raise BadInput("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
+        index = torch.cuda.current_device()
+        self.torch_device = torch.device("cuda", index)
+        self.name = torch.cuda.get_device_name(index)
+        free, total = torch.cuda.mem_get_info(index)
+        if options.gpu_memory_bytes > free:
+            raise BadInput(
+                f"--gpu-memory {options.gpu_memory_bytes / 2**30:.2f} GiB is more than the "
+                f"{free / 2**30:.2f} GiB that are free on {self.name}"
+            )
+        torch.cuda.set_per_process_memory_fraction(
+            min(1.0, options.gpu_memory_bytes / total), index
+        )
+        torch.cuda.reset_peak_memory_stats(index)
+
+    def empty(self, size_bytes: int, where: str) -> Tensor:
+        place = {"gpu": {"device": self.torch_device}, "pinned": {"pin_memory": True}, "cpu": {}}
+        kwargs = place[where]
+        return _allocated(
+            lambda: torch.empty(size_bytes, dtype=torch.uint8, **kwargs), size_bytes, where
+        )
+
+    def used_bytes(self) -> int:
+        return int(torch.cuda.max_memory_allocated(self.torch_device))
+
+    def paced(self, start_ns: int, moved_bytes: int) -> None:
+        """A real link needs no holding back."""
+
+
+def open_device(options: DeviceOptions) -> Device:
+    """The device that the options ask for. Raises `BadInput` where there is none."""
+    return CudaDevice(options) if options.device == "cuda" else HostDevice(options)
+
+
+def _allocated(make: Callable[[], Tensor], size_bytes: int, where: str) -> Tensor:
+    try:
+        return make()
+    except (RuntimeError, MemoryError) as error:  # torch's allocators raise RuntimeError
+        raise Infeasible(
+            f"pool '{where}': {size_bytes / 1e9:.2f} GB could not be allocated "
+            f"({str(error).splitlines()[0]})"
+        ) from None

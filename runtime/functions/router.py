@@ -1,0 +1,58 @@
+"""Which experts each token takes, and how much each of them counts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from runtime.architecture import Architecture
+from runtime.functions.linear import linear
+from runtime.functions.norms import norm
+from runtime.pieces import LayerWeights
+from runtime.workspace import Workspace
+
+
+class Routed(NamedTuple):
+    """normed (t, H): what the experts read; ids (t, k) int64 and gates (t, k): the experts that
+    each token takes, the most probable first, and their weights in `arch.gate_dtype`."""
+
+    normed: Tensor
+    ids: Tensor
+    gates: Tensor
+
+
+def route(arch: Architecture, w: LayerWeights, hidden: Tensor, ws: Workspace) -> Routed:
+    """Norm, router, softmax and choice of the k most probable experts of hidden (t, H).
+
+    The result lies in the workspace, until the caller's scope ends.
+    """
+    t, k, n = len(hidden), arch.spec.top_k, arch.spec.n_experts
+    normed = ws.take(hidden.shape, hidden.dtype)
+    norm(arch, hidden, w.vectors["ffn_norm"], normed)
+    ids, gates = ws.take((t, k), torch.int64), ws.take((t, k), arch.gate_dtype)
+    sizes = (n * hidden.element_size(), n * 4, n * 4, k * 4)  # at most, as `_choose` takes them
+    step = ws.rows(*sizes, limit=max(1, t))
+    for start in range(0, t, step):
+        rows = slice(start, start + step)
+        with ws.scope():
+            logits = ws.take((len(hidden[rows]), n), hidden.dtype)
+            linear(w, "router", normed[rows], logits)
+            _choose(arch, logits, ids[rows], gates[rows], ws)
+    return Routed(normed, ids, gates)
+
+
+def _choose(arch: Architecture, logits: Tensor, ids: Tensor, gates: Tensor, ws: Workspace) -> None:
+    """The k largest of the probabilities of logits (t, n_experts), normalised if the model does."""
+    dtype = arch.router_dtype
+    if logits.dtype != dtype:
+        logits = ws.take(logits.shape, dtype).copy_(logits)
+    probabilities = ws.take(logits.shape, dtype)
+    torch.softmax(logits, dim=1, out=probabilities)
+    largest = ws.take(ids.shape, dtype)
+    torch.topk(probabilities, ids.shape[1], dim=1, out=(largest, ids))
+    if arch.gate_norm is not None:
+        size = torch.linalg.vector_norm(largest, ord=arch.gate_norm, dim=1, keepdim=True)
+        largest.div_(size)
+    gates.copy_(largest)

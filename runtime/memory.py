@@ -1,0 +1,144 @@
+"""Tensors for the buffers of a schedule, allocated once.
+
+A buffer's size follows the schedule. Weights are cut between rows and caches between sequences, so
+a buffer that receives such a cut gets room for one row, or one sequence, more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from runtime.device import ALIGNMENT, Device
+from runtime.kv import KVLayout
+from schedules.contents import KVSpan, Span
+from schedules.errors import Infeasible, MoelabError
+from schedules.layout import layer_matrices, rows_of
+from schedules.model import ModelSpec
+from schedules.task import Buffer
+
+CUT = {"weights", "module weights", "experts", "staging"}  # kinds that receive rows
+CACHE = {"KV block", "KV staging"}  # kinds that receive sequences
+ROUNDING_BYTES = 1 << 15  # of the workspace, whose tensors are aligned
+TABLES = {"embeddings"}  # embedding and head, which the runtime allocates by itself
+
+
+@dataclass
+class Memory:
+    """The storage of every buffer that this process uses.
+
+    Parameters
+    ----------
+    shards: tensor-parallel GPUs among which weights and heads are split.
+    layout: where the sequences of each micro-batch lie in a KV block.
+    """
+
+    device: Device
+    model: ModelSpec
+    shards: int
+    layout: KVLayout
+    capacity_bytes: int
+    storage: dict[int, Tensor] = field(default_factory=dict)
+    gpu_bytes: int = 0
+    _views: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
+
+    def commit(self, buffers: Sequence[Buffer]) -> None:
+        """Allocate all buffers. Raises `Infeasible` when the device has no room for them."""
+        slack = self._slack()
+        for buffer in buffers:
+            size = self._size(buffer, slack)
+            if not size:
+                continue
+            where = "pinned" if buffer.pinned and self.device.is_cuda else "cpu"
+            if buffer.pool.startswith("gpu"):
+                where = "gpu"
+                self.take_gpu(buffer.name, size)
+            self.storage[id(buffer)] = self.device.empty(size, where)
+
+    def gpu_tensor(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Device memory that no buffer stands for: embeddings, norms, token ids."""
+        made = torch.Size(shape).numel() * dtype.itemsize
+        self.take_gpu(name, made)
+        return self.device.empty(made, "gpu").view(dtype).view(tuple(shape))
+
+    def take_gpu(self, name: str, size_bytes: int) -> None:
+        """Count device memory. Raises `Infeasible` above the budget."""
+        if self.gpu_bytes + size_bytes > self.capacity_bytes:
+            raise Infeasible(
+                f"pool 'gpu' is too small: '{name}' needs {size_bytes / 1e9:.4f} GB beside "
+                f"{self.gpu_bytes / 1e9:.4f} GB in use, but the budget is "
+                f"{self.capacity_bytes / 1e9:.4f} GB"
+            )
+        self.gpu_bytes += size_bytes
+
+    def view(
+        self, buffer: Buffer, shape: Sequence[int], dtype: torch.dtype, offset_bytes: int = 0
+    ) -> Tensor:
+        """A tensor in a buffer's storage. Raises `MoelabError` when the buffer is too small."""
+        key = (id(buffer), tuple(shape), dtype, offset_bytes)
+        if key not in self._views:
+            self._views[key] = self._view(buffer, shape, dtype, offset_bytes)
+        return self._views[key]
+
+    def _view(
+        self, buffer: Buffer, shape: Sequence[int], dtype: torch.dtype, offset_bytes: int
+    ) -> Tensor:
+        storage = self.storage.get(id(buffer))
+        size = torch.Size(shape).numel() * dtype.itemsize
+        room = 0 if storage is None else len(storage) - offset_bytes
+        if storage is None or size > room:
+            raise MoelabError(
+                f"buffer '{buffer.name}' has {room} bytes, but a tensor of shape {tuple(shape)} "
+                f"needs {size}"
+            )
+        return storage[offset_bytes : offset_bytes + size].view(dtype).view(tuple(shape))
+
+    def has(self, buffer: Buffer) -> bool:
+        """Whether a buffer has memory of its own."""
+        return id(buffer) in self.storage
+
+    # -- sizes ----------------------------------------------------------------------------------
+
+    def _size(self, buffer: Buffer, slack: tuple[int, int]) -> int:
+        spans = [h for h in buffer.holds if isinstance(h, Span)]
+        if buffer.kind in TABLES:
+            return 0
+        if buffer.kind == "host weights":  # they stay where they were read, unless page-locked
+            return self.span_bytes(spans) if buffer.pinned and self.device.is_cuda else 0
+        if spans or buffer.kind in ("resident weights", "static weights"):
+            return self.span_bytes(spans)
+        blocks = [h for h in buffer.holds if isinstance(h, KVSpan)]
+        if blocks:
+            return sum(self.layout.block_bytes(h) for h in blocks)
+        size = buffer.bytes
+        if size and buffer.kind in CUT:
+            size += slack[0]
+        if size and buffer.kind in CACHE:
+            size += slack[1]
+        if size and buffer.kind == "new KV":
+            size += 2 * self.layout.row_bytes
+        if buffer.kind == "workspace":
+            size += ROUNDING_BYTES
+        return -(-size // ALIGNMENT) * ALIGNMENT
+
+    def span_bytes(self, spans: Sequence[Span]) -> int:
+        """Bytes of the rows that spans cover."""
+        total = 0
+        for span in spans:
+            matrices = layer_matrices(
+                self.model, self.model.decoder_layers[span.layer], self.shards
+            )
+            for rows in rows_of(self.model, span, self.shards):
+                total += (rows.stop - rows.start) * matrices[rows.matrix].cols
+        return total * self.model.bytes_per_parameter
+
+    def _slack(self) -> tuple[int, int]:
+        """Bytes of the longest row, and of the longest sequence."""
+        matrices = [
+            matrix
+            for layer in self.model.decoder_layers
+            for matrix in layer_matrices(self.model, layer, self.shards).values()
+        ]
+        row = max(matrix.cols for matrix in matrices) * self.model.bytes_per_parameter
+        return row, self.layout.longest_bytes

@@ -1,0 +1,66 @@
+"""Each operation of the schedules, by name: what the runtime does for it."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import compute, parallel
+from runtime.attention import cpu_attention
+from runtime.context import Context
+from runtime.copies import COPIES
+from runtime.lane import Run
+from schedules.errors import MoelabError, suggest
+from schedules.issuer import Operands
+from schedules.task import Task
+
+
+def nothing(context: Context, task: Task, operands: Operands) -> Run:
+    """ZeRO-3's all-gather on one GPU: the layer is whole already."""
+
+    def run() -> int:
+        return 0
+
+    return run
+
+
+OPERATIONS: Mapping[str, Callable[[Context, Task, Operands], Run]] = {
+    **COPIES,
+    "pre_attention": compute.pre_attention,
+    "cpu_attention": cpu_attention,
+    "post_attention": compute.after_attention,
+    "out_projection": compute.project_out,
+    "ffn": compute.whole_ffn,
+    "compute_layer": compute.whole_layer,
+    "compute_attention": compute.attention,
+    "compute_ffn": compute.whole_ffn,
+    "prefill_layer": compute.whole_layer,
+    "prefill_attention": compute.attention,
+    "prefill_ffn": compute.whole_ffn,
+    "gate": compute.gate,
+    "experts": compute.chosen_experts,
+    "all_gather": nothing,
+    "all_reduce": parallel.all_reduce,
+    "head": parallel.sharded_head,
+    "gather_logits": parallel.gather_logits,
+}
+
+
+class Operations:
+    """Binds tasks to tensors, in the order of issue."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def bind(self, task: Task, operands: Operands) -> Run:
+        """What the task does. Raises `MoelabError` for an operation that the runtime lacks."""
+        operation = OPERATIONS.get(task.op)
+        if operation is None:
+            raise MoelabError(
+                f"the runtime has no operation '{task.op}'{suggest(task.op, OPERATIONS)}"
+            )
+        return operation(self.context, task, operands)
+
+    def expert_ids(self, gate: Task) -> NDArray[np.int64]:
+        """What a gate that has run has chosen, shape (tokens, top_k)."""
+        return self.context.log.gate(gate.layer, gate.micro_batch)

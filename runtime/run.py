@@ -1,0 +1,345 @@
+"""One run of a schedule on this machine, from a question to the files of its folder."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from runtime.architecture import Architecture
+from runtime.batches import Batch, policy_for
+from runtime.checkpoint import Checkpoint, check_finite
+from runtime.device import DeviceOptions
+from runtime.distributed import process_group
+from runtime.environment import hardware_name, provenance
+from runtime.files import VERIFICATION, RunFiles, write_json
+from runtime.generate import Generated, generate
+from runtime.journal import Finished, Journal, check_folder
+from runtime.outcome import Asked, measured_result
+from runtime.profile import profiled
+from runtime.progress import Meter, progress_bar
+from runtime.prompts import Prompts, draw_prompts, read_prompts
+from runtime.question import folder_identity, question, random_identity
+from runtime.random_weights import RandomWeights
+from runtime.sampling import make_sampler
+from runtime.sampling_settings import Sampling
+from runtime.session import Session
+from runtime.tokenizer import load_tokenizer
+from runtime.verify import Verification, plain_reference, transformers_reference, verify
+from runtime.weights import WeightSource
+from schedules.errors import BadInput
+from schedules.model import ModelSpec
+from schedules.model_presets import load_model
+from schedules.policy import Policy, make_policy
+from schedules.schedule import Schedule, find_schedule
+from schedules.task import DType
+from schedules.validated import validated
+from schedules.workload import Workload
+
+MICRO_BATCHES = 4  # of a batch, where nobody said how large they are
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a run is asked.
+
+    Parameters
+    ----------
+    schedule: its name.
+    checkpoint: a Hugging Face folder; or `random_weights`, a model preset or a config.json, of
+        which the first `layers` are taken (None: all).
+    prompts: a JSONL file; or a workload, of which `batch` prompts are drawn.
+    gen_len: tokens to generate for each prompt; None: the workload's.
+    batch, micro_batch, policy: N (None: all prompts), mu (None: four micro-batches), other values.
+    dtype: of weights, activations and cache; None: the model's own.
+    ignore_eos: generate `gen_len` tokens whatever they are.
+    """
+
+    schedule: str
+    checkpoint: Path | None = None
+    random_weights: str | None = None
+    layers: int | None = None
+    prompts: Path | None = None
+    workload: Workload | None = None
+    gen_len: int | None = None
+    batch: int | None = None
+    micro_batch: int | None = None
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    dtype: DType | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.random_weights is None):
+            raise BadInput("give weights: either --checkpoint FOLDER or --random-weights MODEL")
+        if (self.prompts is None) == (self.workload is None):
+            raise BadInput("give prompts: either --prompts FILE.jsonl or --workload WORKLOAD")
+        if self.checkpoint is not None and self.layers is not None:
+            raise BadInput(
+                "--layers shortens models with --random-weights; a checkpoint has its own"
+            )
+        if self.workload is not None and self.batch is None:
+            raise BadInput("--workload draws as many prompts as the batch has: give --batch N")
+        if self.prompts is not None and self.gen_len is None:
+            raise BadInput("give --gen-len, the tokens to generate for each prompt of the file")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a run leaves, and how.
+
+    Parameters
+    ----------
+    folder: of the results.
+    resume: go on with an interrupted run. verify: compare with the reference implementation.
+    profile: write the PyTorch profiler's trace beside the timeline.
+    check_weights: look for NaN and infinite weights first.
+    progress: show the bar; None: on a terminal.
+    """
+
+    folder: Path
+    resume: bool = False
+    verify: bool = False
+    profile: bool = False
+    check_weights: bool = True
+    progress: bool | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run; `verification` is None unless it was asked for.
+
+    `texts` are the generated texts by prompt, None without a tokenizer.
+    """
+
+    result: Mapping[str, Any]
+    sequences: tuple[Finished, ...]
+    texts: tuple[str | None, ...]
+    verification: Verification | None
+
+
+@dataclass
+class Shadow:
+    """The journal of a process that writes no files: another one does."""
+
+    finished: dict[int, Finished]
+
+    def add(self, sequences: Iterable[Finished]) -> None:
+        """Keep them in memory."""
+        self.finished |= {s.index: s for s in sequences}
+
+
+def run(asked: Question, options: DeviceOptions, output: Output) -> Outcome | None:
+    """Generate, and write the files of the run; None in processes that write none.
+
+    Under torchrun every process runs one GPU of a tensor-parallel node.
+
+    Raises `BadInput` and `Infeasible` for what cannot be done, `MoelabError` for a run that fails.
+    """
+    if output.verify and not asked.sampling.greedy:
+        raise BadInput("--verify compares greedy tokens; it needs --temperature 0")
+    kind = find_schedule(asked.schedule)
+    check_folder(output.folder, output.resume)
+    with process_group(options.device) as (rank, world):
+        return _Run(asked, options, output, kind, rank, world).run()
+
+
+@dataclass
+class _Run:
+    asked: Question
+    options: DeviceOptions
+    output: Output
+    kind: type[Schedule]
+    rank: int
+    world: int
+
+    def run(self) -> Outcome | None:
+        asked, output = self.asked, self.output
+        self.arch = self._architecture()
+        self.tokenizer = load_tokenizer(asked.checkpoint)
+        self.prompts = self._prompts()
+        self.gen_len = asked.gen_len or asked.workload.gen_len  # type: ignore[union-attr]
+        self.prompts.check_context(self.gen_len, self.arch.spec.max_context, self.arch.spec.name)
+        self.policy = self._policy()
+        self.kind.check(self.policy, self.world)
+        self.source = self._source()
+        if output.check_weights and asked.checkpoint is not None:
+            check_finite(self.source)
+        eos = () if asked.ignore_eos else self.arch.eos_token_ids
+        self.eos = tuple(eos)
+        if self.rank:
+            self._follow()
+            return None
+        return self._lead()
+
+    def _lead(self) -> Outcome:
+        asked, output = self.asked, self.output
+        with Journal(output.folder, self._question(), output.resume) as journal:
+            share_finished(self.world, journal.finished)
+            files = RunFiles(journal, f"{asked.schedule}, {self.arch.spec.name}")
+            total = len(self.prompts) * self.gen_len
+            with progress_bar(total, output.progress) as meter, self._profile():
+                found = self._generate(journal, meter, files.keep)
+            result = self._result(files, found)
+            files.write(found.sequences, self.prompts.token_ids, self.tokenizer, result)
+        texts = tuple(self.tokenizer.decode(s.token_ids) for s in found.sequences)
+        return Outcome(result, found.sequences, texts, self._verify(found.sequences))
+
+    def _follow(self) -> None:
+        shadow = Shadow(share_finished(self.world, None))
+        self._generate(shadow, None, None)  # type: ignore[arg-type]
+
+    def _generate(self, journal: Journal, meter: Meter | None, keep: Any) -> Generated:
+        more = {} if keep is None else {"keep": keep}
+        return generate(
+            self._open,
+            self.prompts.token_ids,
+            self.gen_len,
+            self.policy.N,
+            self.eos,
+            journal,
+            meter,
+            routing=keep is not None and self.arch.spec.n_experts > 1,
+            **more,
+        )
+
+    def _open(self, batch: Batch) -> Session:
+        place = "cuda" if self.options.device == "cuda" else "cpu"
+        sampler = make_sampler(self.asked.sampling, batch.indices, self.gen_len, place)
+        return Session(
+            self.kind,
+            self.source,
+            policy_for(self.policy, self.kind, batch),
+            batch.prompts,
+            self.gen_len,
+            self.options,
+            sampler,
+            self.rank,
+            self.world,
+        )
+
+    # -- the question ---------------------------------------------------------------------------
+
+    def _architecture(self) -> Architecture:
+        asked = self.asked
+        if asked.checkpoint is not None:
+            return Architecture.from_folder(asked.checkpoint, asked.dtype)
+        assert asked.random_weights is not None
+        spec = load_model(asked.random_weights)
+        if asked.layers is not None:
+            spec = spec.with_layers(asked.layers)
+        if asked.dtype is not None:
+            spec = validated(ModelSpec, dict(spec) | {"dtype": asked.dtype}, spec.name)
+        return Architecture.from_spec(spec)
+
+    def _source(self) -> WeightSource:
+        asked = self.asked
+        if asked.checkpoint is not None:
+            return Checkpoint(asked.checkpoint, asked.dtype)
+        needed = self.arch.spec.parameters * self.arch.spec.bytes_per_parameter
+        if needed > self.options.host_memory_bytes:
+            raise BadInput(
+                f"random weights of {self.arch.spec.name} need {needed / 1e9:.1f} GB of host "
+                f"memory, of which there are {self.options.host_memory_bytes / 1e9:.1f}; take "
+                "fewer --layers"
+            )
+        return RandomWeights(self.arch, asked.sampling.seed)
+
+    def _prompts(self) -> Prompts:
+        asked, vocabulary = self.asked, self.arch.spec.vocab_size
+        if asked.prompts is not None:
+            return read_prompts(asked.prompts, vocabulary, self.tokenizer)
+        assert asked.workload is not None
+        assert asked.batch is not None
+        return draw_prompts(asked.workload, asked.batch, vocabulary, asked.sampling.seed)
+
+    def _policy(self) -> Policy:
+        n = self.asked.batch or len(self.prompts)
+        mu = self.asked.micro_batch or (n if self.kind.one_batch else -(-n // MICRO_BATCHES))
+        return make_policy({"N": n, "mu": mu} | dict(self.asked.policy))
+
+    def _question(self) -> dict[str, Any]:
+        asked, spec = self.asked, self.arch.spec
+        if asked.checkpoint is not None:
+            identity = folder_identity(asked.checkpoint)
+        else:
+            identity = random_identity(spec.name, spec.n_layers, asked.sampling.seed)
+        return question(
+            asked.schedule,
+            self.policy,
+            identity,
+            self.prompts,
+            self.gen_len,
+            asked.sampling,
+            self.eos,
+            spec.dtype,
+            self.options.device,
+        )
+
+    # -- results --------------------------------------------------------------------------------
+
+    def _profile(self) -> AbstractContextManager[object]:
+        if not self.output.profile:
+            return nullcontext()
+        return profiled(self.output.folder / "profile.json", self.options.device == "cuda")
+
+    def _result(self, files: RunFiles, found: Generated) -> dict[str, Any]:
+        asked, spec, options = self.asked, self.arch.spec, self.options
+        names = Asked(
+            asked.schedule,
+            spec.name,
+            hardware_name(options.device),
+            self.prompts.name,
+            self.policy.model_dump(),
+        )
+        presets = {
+            "model": spec.name,
+            "hardware": names.hardware,
+            "workload": self.prompts.name,
+            "gen_len": self.gen_len,
+            "padded": False,
+            "dtype": spec.dtype,
+            "n_gpus": self.world,
+            "model_spec": spec.model_dump(mode="json"),
+            "prompt_lengths": list(self.prompts.lengths),
+            "link_bytes_per_s": options.link_bytes_per_s,
+            "threads": list(options.threads),
+        }
+        where = provenance(asked.sampling.seed, presets, options.device, self._question())
+        return measured_result(names, files.records(), found.sequences, where)
+
+    def _verify(self, sequences: Sequence[Finished]) -> Verification | None:
+        if not self.output.verify:
+            return None
+        spec, folder = self.arch.spec, self.asked.checkpoint
+        reference = (
+            plain_reference(self.source)
+            if folder is None
+            else transformers_reference(folder, spec.dtype)
+        )
+        found = verify(
+            reference, self.prompts.token_ids, sequences, self.gen_len, self.eos, spec.dtype
+        )
+        write_json(self.output.folder / VERIFICATION, found.to_dict())
+        return found
+
+
+def share_finished(world: int, finished: Mapping[int, Finished] | None) -> dict[int, Finished]:
+    """What the first process has read from its journal (None in the others), in every process."""
+    if world == 1:
+        return dict(finished or {})
+    rows = [[s.index, list(s.token_ids), s.finish] for s in (finished or {}).values()]
+    text = json.dumps(rows).encode()
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    size = torch.tensor([len(text)], device=device)
+    dist.broadcast(size, 0)
+    data = torch.zeros(int(size), dtype=torch.uint8, device=device)
+    if finished is not None:
+        data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    dist.broadcast(data, 0)
+    found = json.loads(bytes(data.cpu().tolist()))
+    return {i: Finished(i, tuple(ids), finish) for i, ids, finish in found}

@@ -1,0 +1,277 @@
+"""One generation of one batch: a schedule, executed."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from runtime.context import Context, Sampler
+from runtime.device import CUDA_RESERVE_BYTES, DeviceOptions, open_device
+from runtime.device_weights import DeviceWeights
+from runtime.executor import Executor
+from runtime.kv import KVLayout
+from runtime.memory import Memory
+from runtime.operations import Operations
+from runtime.routing_log import RoutingLog
+from runtime.sharded import Sharded
+from runtime.state import make_state
+from runtime.weights import WeightSource
+from runtime.workspace import Workspace
+from schedules.batching import MicroBatch
+from schedules.errors import BadInput, MoelabError
+from schedules.graph import TaskGraph
+from schedules.issuer import Issuer
+from schedules.kernels import Kernels
+from schedules.placing import Capacities, Placement, place
+from schedules.policy import Policy
+from schedules.schedule import Schedule
+
+KERNELS = Kernels(experts="loop", cpu_attention="native", logits="last")
+"""The kernels of the runtime, for all schedules alike: experts by token count without padding,
+each cached element read once, logits of last positions."""
+
+
+class Session:
+    """A schedule on this machine, with its weights and prompts.
+
+    Parameters
+    ----------
+    kind: the schedule.
+    source: the weights in host memory, of the whole model.
+    policy: the batch N is the number of `prompts`.
+    prompts: token ids.
+    gen_len: tokens to generate for each prompt.
+    sampler: chooses the next tokens.
+    rank, world: of tensor-parallel processes.
+    record: whether to note when each task ran.
+
+    Raises `BadInput` for what the schedule cannot do, `Infeasible` when a pool is too small.
+    """
+
+    def __init__(
+        self,
+        kind: type[Schedule],
+        source: WeightSource,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        gen_len: int,
+        options: DeviceOptions,
+        sampler: Sampler,
+        rank: int = 0,
+        world: int = 1,
+        record: bool = True,
+    ) -> None:
+        self.gen_len = gen_len
+        self.n_prompts = len(prompts)
+        if world > 1 and kind.multi_gpu != "tensor":
+            raise BadInput(
+                f"schedule '{kind.name}' runs on one GPU; on several only tensor-parallel ones run"
+            )
+        if world > 1:
+            source = Sharded(source, rank, world)
+        spec = source.architecture.spec
+        source.architecture.check_context(max(map(len, prompts)) + gen_len)
+        self.device = open_device(options)
+        budget = options.gpu_memory_bytes - (CUDA_RESERVE_BYTES if self.device.is_cuda else 0)
+        if budget <= 0:
+            raise BadInput(
+                f"--gpu-memory must be more than {CUDA_RESERVE_BYTES >> 20} MiB on a CUDA device"
+            )
+
+        def open_issuer(
+            streams: tuple[str, ...],
+            capacities: Capacities,
+            hosts: int,
+            batches: tuple[MicroBatch, ...],
+        ) -> Issuer:
+            return Executor(streams, capacities, hosts, self.device, options.threads, rank, record)
+
+        host = options.host_memory_bytes
+        self.schedule = place(
+            kind,
+            Placement(
+                model=spec,
+                policy=policy,
+                lengths=tuple(map(len, prompts)),
+                gen_len=gen_len,
+                capacities={"gpu": budget, "cpu": host, "pinned": host, "disk": 0},
+                open_issuer=open_issuer,
+                gpus=world,
+                kernels=KERNELS,
+            ),
+        )
+        issuer = self.schedule.node.issuer
+        assert isinstance(issuer, Executor)
+        self.issuer = issuer
+        context = self._context(source, prompts, budget, options, sampler, rank, world)
+        self.context: Context | None = context
+        self.log = context.log
+        self.rank = rank
+        self.graphs: list[TaskGraph] = []
+        self.step_s: list[float] = []
+        self._first: list[int] = []  # number of each graph's first task
+        self._began_ns = 0
+        issuer.start(Operations(context))
+
+    def _context(
+        self,
+        source: WeightSource,
+        prompts: Sequence[Sequence[int]],
+        budget: int,
+        options: DeviceOptions,
+        sampler: Sampler,
+        rank: int,
+        world: int,
+    ) -> Context:
+        node, arch, device = self.schedule.node, source.architecture, self.device
+        layout = KVLayout(
+            node.batches, self.gen_len, arch.n_kv_heads, arch.head_dim, arch.dtype.itemsize
+        )
+        memory = Memory(device, arch.spec, world, layout, budget)
+        memory.commit(self.issuer.buffers)
+        weights = DeviceWeights(source, memory)
+        weights.keep(self.issuer.buffers)
+        ids = [list(prompt) for prompt in prompts]
+        states = [make_state(b, ids, memory, device.torch_device) for b in node.batches]
+        ws, hidden = self._workspace(memory, arch.hidden_size, arch.dtype)
+        return Context(
+            arch=arch,
+            device=device,
+            memory=memory,
+            weights=weights,
+            layout=layout,
+            states=states,
+            log=RoutingLog(arch.spec, states, device.is_cuda),
+            sampler=sampler,
+            ws=ws,
+            prompt_hidden=hidden,
+            threads=options.threads,
+            rank=rank,
+            world=world,
+        )
+
+    def _workspace(
+        self, memory: Memory, hidden_size: int, dtype: torch.dtype
+    ) -> tuple[Workspace, torch.Tensor | None]:
+        """Scratch memory; its first part is prefill's hidden states if no buffer holds them."""
+        buffers = self.issuer.buffers
+        (buffer,) = [b for b in buffers if b.kind == "workspace" and memory.has(b)]
+        ws = Workspace(memory.storage[id(buffer)])
+        if any(b.kind == "prompt hidden" and memory.has(b) for b in buffers):
+            return ws, None
+        tokens = self.schedule.node.widest.prompt_tokens
+        return ws, ws.take((tokens, hidden_size), dtype)
+
+    # -- the generation -------------------------------------------------------------------------
+
+    def prefill(self) -> NDArray[np.int64]:
+        """The first token of every prompt, in their order."""
+        self._began_ns = time.perf_counter_ns()
+        return self._phase(0)
+
+    def decode_step(self) -> NDArray[np.int64]:
+        """The next token of every prompt."""
+        return self._phase(len(self.graphs))
+
+    def _phase(self, step: int) -> NDArray[np.int64]:
+        begin = time.perf_counter()
+        if self.context is None:
+            raise MoelabError("the session is closed")
+        self.log.open(step)
+        self._first.append(self.issuer.count)
+        if step == 0:
+            self.schedule.run_prefill()
+        else:
+            self.schedule.run_decode_step(step)
+        tokens = np.empty(self.n_prompts, dtype=np.int64)
+        for state in self.context.states:
+            tokens[list(state.batch.requests)] = state.ids.cpu().numpy()
+        self.step_s.append(time.perf_counter() - begin)
+        self.log.close_step()
+        self.graphs.append(self.issuer.take())
+        return tokens
+
+    def close(self) -> None:
+        """End all workers and give the memory back; what was measured stays."""
+        self.issuer.close()
+        self.context = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- what was measured ----------------------------------------------------------------------
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """All streams, in the order of lanes."""
+        return self.issuer.streams
+
+    @property
+    def peak_bytes(self) -> dict[str, int]:
+        """Memory really used: of the GPU as its allocator counts, of the host as planned."""
+        pools = dict(self.issuer.peak_bytes)
+        own = self.schedule.node.gpus[self.rank].pool
+        return pools | {own: self.device.used_bytes()}
+
+    @property
+    def predicted_bytes(self) -> dict[str, int]:
+        """The schedule's own account of the same pools."""
+        return self.issuer.peak_bytes
+
+    @property
+    def capacity_bytes(self) -> dict[str, int]:
+        """Bytes of each pool."""
+        return {name: pool.capacity_bytes for name, pool in self.issuer.pools.items()}
+
+    @property
+    def issuing_s(self) -> dict[str, float]:
+        """Seconds that the issuing thread spent issuing, by its stream."""
+        name = self.schedule.node.gpus[self.rank].host
+        return {name: sum(self.issuer.issued_ns) * 1e-9}
+
+    def tasks(self) -> list[tuple[Any, ...]]:
+        """One row per task that this process ran, with the columns of a timeline.
+
+        Times count from the start of prefill, on the host's clock.
+        """
+        self.issuer.collect_times()
+        rows: list[tuple[Any, ...]] = []
+        for first, graph in zip(self._first, self.graphs, strict=True):
+            for i in range(len(graph)):
+                start = self.issuer.start_ns.get(first + i)
+                if start is not None:
+                    rows.append(self._row(first + i, i, graph, start))
+        return sorted(rows, key=lambda row: row[6])
+
+    def _row(self, number: int, i: int, graph: TaskGraph, start_ns: int) -> tuple[Any, ...]:
+        work = graph.works[graph.work[i]]
+        return (
+            number,
+            graph.ops[graph.op[i]],
+            graph.streams[graph.stream[i]],
+            int(graph.layer[i]),
+            int(graph.micro_batch[i]),
+            int(graph.step[i]),
+            (start_ns - self._began_ns) * 1e-9,
+            (self.issuer.end_ns[number] - self._began_ns) * 1e-9,
+            work.total_flops,
+            work.total_bytes,
+            work.total_link_bytes,
+        )
+
+    def routing(self) -> pd.DataFrame:
+        """Which experts each token took; see `RoutingLog.frame`."""
+        return self.log.frame()

@@ -1,0 +1,39 @@
+"""What buffers hold and copies move, in the model's own terms.
+
+The simulator counts bytes and ignores this; the runtime moves the tensors that it names.
+"""
+
+from typing import Literal, NamedTuple
+
+Part = Literal["attention", "resident", "experts", "expert", "ffn", "layer"]
+"""Parts of a layer's weights: `attention` (query, key, value, output), `resident` (these, the
+router and the shared experts), `experts` (all routed experts, or the dense FFN), `expert` (one of
+them), `ffn` (router, shared and routed experts), `layer` (everything)."""
+
+Half = Literal["both", "keys", "values"]
+
+
+class Span(NamedTuple):
+    """The share [start, stop) of a part of a decoder layer's weights, in the order of `layout`.
+
+    `expert` says which one, for the part `expert`.
+    """
+
+    layer: int
+    part: Part
+    start: float = 0.0
+    stop: float = 1.0
+    expert: int = -1
+
+
+class KVSpan(NamedTuple):
+    """The share [start, stop) of a micro-batch's sequences in a layer's KV cache."""
+
+    layer: int
+    micro_batch: int
+    start: float = 0.0
+    stop: float = 1.0
+    half: Half = "both"
+
+
+Contents = Span | KVSpan
