@@ -1,6 +1,8 @@
 """The command line."""
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -8,11 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from moelab import __version__, options
+from moelab import __version__, options, run_options
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
 TIMELINES = (".html", ".parquet", ".json")
+TRACEBACK = "MOELAB_TRACEBACK"
+"""A variable: set, an error shows where in the program it was met, for authors of schedules."""
 
 app = typer.Typer(
     name="moelab",
@@ -30,7 +34,8 @@ that you need not have, and shows where the time goes.
     moelab compare --model mixtral-8x7b --hardware gcp-t4-24c --workload mtbench --report page.html
 
 Names come from `moelab list`; own models, machines and workloads are given by path. Exit code 2
-means that the question was wrong (one sentence says why), 1 that the run failed.
+means that the question was wrong (one sentence says why), 1 that the run failed; with
+`MOELAB_TRACEBACK=1` in the environment, it also says where in the program.
 """,
 )
 
@@ -192,88 +197,46 @@ def validate(
 @app.command("run")
 def run_(
     schedule: Annotated[str, typer.Argument(help="A schedule (`moelab list schedules`).")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")],
-    gpu_memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Budget of the device's memory, such as 16GiB.")
-    ],
-    checkpoint: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A Hugging Face folder with safetensors.")
-    ] = None,
-    random_weights: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Random weights of a preset or of a config.json."),
-    ] = None,
-    layers: Annotated[
-        int | None, typer.Option(help="With random weights: take that many layers.")
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.jsonl",
-            help='Prompts, one per line: `{"prompt": "..."}` or `{"prompt_token_ids": [...]}`.',
-        ),
-    ] = None,
-    workload: Annotated[
-        str | None,
-        typer.Option("--workload", "-w", help="Draw `--batch` prompts with a workload's lengths."),
-    ] = None,
-    gen_len: options.GenLen = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", "-N", help="Batch size N; default: all prompts.")
-    ] = None,
-    micro_batch: Annotated[
-        int | None,
-        typer.Option("--micro-batch", "-u", help="Micro-batch size mu; default: a fourth of N."),
-    ] = None,
-    policy: options.PolicyItems = None,
-    device: Annotated[options.DeviceName, typer.Option(help="Where to run.")] = (
-        options.DeviceName.cuda
-    ),
-    dtype: Annotated[
-        options.DTypeName | None, typer.Option(help="Of all tensors; default: the model's own.")
-    ] = None,
-    host_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Host memory; default: 90 % of it.")
-    ] = None,
-    link_bandwidth: Annotated[
-        str | None,
-        typer.Option(metavar="RATE", help="With --device cpu: hold each copy to, say, 2GB/s."),
-    ] = None,
-    threads: Annotated[
-        str | None,
-        typer.Option(metavar="D,C", help="Threads of the (host) device and of CPU attention."),
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the most likely token.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from the k most likely tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likely share p.")] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling, drawn prompts, random weights.")] = 0,
-    ignore_eos: Annotated[
-        bool, typer.Option("--ignore-eos", help="Generate all tokens, as benchmarks do.")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
-    ] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare the tokens with the reference model's.")
-    ] = False,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Write the PyTorch profiler's trace as well.")
-    ] = False,
-    check_weights: Annotated[
-        bool,
-        typer.Option("--check-weights/--no-check-weights", help="Look for NaN in a checkpoint."),
-    ] = True,
-    json: options.JsonFile = None,
+    *,
+    checkpoint: run_options.Checkpoint = None,
+    random_weights: run_options.RandomWeights = None,
+    layers: run_options.Layers = None,
+    dtype: run_options.DType = None,
+    no_check_weights: run_options.NoCheckWeights = False,
+    prompts: run_options.Prompts = None,
+    workload: run_options.Workload = None,
+    gen_len: run_options.GenLen = None,
+    ignore_eos: run_options.IgnoreEos = False,
+    batch: run_options.Batch = None,
+    micro_batch: run_options.MicroBatch = None,
+    policy: run_options.PolicyItems = None,
+    device: run_options.Device = options.DeviceName.cuda,
+    gpu_memory: run_options.GpuMemory,
+    host_memory: run_options.HostMemory = None,
+    link_bandwidth: run_options.LinkBandwidth = None,
+    threads: run_options.Threads = None,
+    temperature: run_options.Temperature = 0.0,
+    top_k: run_options.TopK = None,
+    top_p: run_options.TopP = None,
+    seed: run_options.Seed = 0,
+    out: run_options.Out,
+    resume: run_options.Resume = False,
+    verify: run_options.Verify = False,
+    profile: run_options.Profile = False,
+    json: run_options.JsonFile = None,
 ) -> None:
     """Run a schedule for real: generate tokens within a memory budget, and measure every task."""
     from moelab import running
-    from moelab.amounts import parse_bytes, parse_rate
-    from schedules.policy import parse_assignments
+    from schedules.schedule import find_schedule
     from schedules.workload_presets import load_workload
 
     check_target(json)
+    check_distinct(json, out)
     running.check_installed()
-    from runtime.device import DeviceOptions
+    find_schedule(schedule)
+    n, mu, values = running.policy_values(batch, micro_batch, policy or [])
+    drawn = None if workload is None else load_workload(workload, gen_len, padded=False)
+    running.load_libraries()
     from runtime.run import Output, Question, run
     from runtime.sampling_settings import Sampling
 
@@ -283,37 +246,63 @@ def run_(
         random_weights=random_weights,
         layers=layers,
         prompts=prompts,
-        workload=None if workload is None else load_workload(workload, gen_len, padded=False),
+        workload=drawn,
         gen_len=gen_len,
-        batch=batch,
-        micro_batch=micro_batch,
-        policy=parse_assignments(policy or []),
+        batch=n,
+        micro_batch=mu,
+        policy=values,
         dtype=None if dtype is None else dtype.value,
         sampling=Sampling(temperature, top_k, top_p, seed),
         ignore_eos=ignore_eos,
     )
-    gpu_threads, cpu_threads = running.parse_threads(threads)
-    limits = DeviceOptions(
-        device=device.value,
-        gpu_memory_bytes=parse_bytes(gpu_memory, "--gpu-memory"),
-        host_memory_bytes=(
-            running.host_memory_bytes()
-            if host_memory is None
-            else parse_bytes(host_memory, "--host-memory")
-        ),
-        link_bytes_per_s=(
-            None if link_bandwidth is None else parse_rate(link_bandwidth, "--link-bandwidth")
-        ),
-        gpu_threads=gpu_threads,
-        cpu_threads=cpu_threads,
-    )
-    outcome = run(asked, limits, Output(out, resume, verify, profile, check_weights))
+    limits = running.device_options(device.value, gpu_memory, host_memory, link_bandwidth, threads)
+    outcome = run(asked, limits, Output(out, resume, verify, profile, not no_check_weights))
     if outcome is None:
         return
     show(json, *running.outcome_parts(outcome, out))
     write_json(json, dict(outcome.result))
     if outcome.verification is not None and not outcome.verification.ok:
         raise MoelabError("the tokens are not those of the reference model; see verification.json")
+
+
+@app.command()
+def replay(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders that `moelab run` has left.")
+    ],
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write both timelines below each other as one page (.html)."),
+    ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the simulated timeline of one run: .html, .parquet or .json (Perfetto)."
+        ),
+    ] = None,
+    json: options.JsonFile = None,
+) -> None:
+    """Simulate a measured run with its own task durations: how well do the two clocks agree?"""
+    from moelab.replaying import replay_run
+    from moelab.timelines import write_timeline_file
+    from reports.replay_page import write_replays
+    from reports.replay_table import busy_table, times_table
+
+    check_target(json)
+    check_target(report, (".html",))
+    check_target(timeline, TIMELINES)
+    for first, second in ((report, timeline), (report, json), (timeline, json)):
+        check_distinct(first, second)
+    if timeline is not None and len(runs) > 1:
+        raise BadInput(f"--timeline shows one run, and {len(runs)} folders were given")
+    found = [replay_run(path) for path in runs]
+    values = [one.to_dict() for one in found]
+    if report is not None:
+        write_replays([one.both() for one in found], report)
+    if timeline is not None:
+        write_timeline_file(found[0].timeline(), timeline)
+    show(json, times_table(values), "", busy_table(values), *_written(report), *_written(timeline))
+    write_json(json, {"replays": values})
 
 
 def _written(path: Path | None) -> list[str]:
@@ -339,9 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in one sentence and exit code 2."""
     try:
         return app(expand(sys.argv[1:] if arguments is None else arguments))
-    except (BadInput, Infeasible) as error:
-        typer.echo(f"moelab: {error}", err=True)
-        raise SystemExit(2) from None
     except MoelabError as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
         typer.echo(f"moelab: {error}", err=True)
-        raise SystemExit(getattr(error, "exit_code", 1)) from None
+        wrong = isinstance(error, BadInput | Infeasible)
+        raise SystemExit(2 if wrong else getattr(error, "exit_code", 1)) from None

@@ -1,27 +1,35 @@
 """`moelab run`: from the words of the command line to a run, and from its outcome to a table."""
 
+import importlib
 import importlib.util
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.table import Table
 
+from moelab.amounts import parse_bytes, parse_rate
 from reports.tables import results_table
 from schedules.errors import BadInput
+from schedules.policy import make_policy, parse_assignments
 
 if TYPE_CHECKING:
+    from runtime.device import DeviceOptions
     from runtime.run import Outcome
 
 SHOWN = 8  # prompts of which the generated tokens are printed
 HOST_SHARE = 0.9  # of the machine's memory, where --host-memory is not given
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # v2, v1
+LIBRARIES = ("torch", "transformers", "safetensors")
 
 
 def check_installed() -> None:
     """Raise `BadInput` where the runtime's libraries are missing."""
-    missing = [n for n in ("torch", "transformers", "safetensors") if not _is_there(n)]
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(
             f"moelab run needs {', '.join(missing)}: install the extra, as in "
@@ -29,23 +37,80 @@ def check_installed() -> None:
         )
 
 
-def _is_there(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def load_libraries() -> None:
+    """Import what the runtime stands on; takes seconds. Raises `BadInput` where that fails."""
+    for name in LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError) as error:  # such as a shared library that is not there
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BadInput(f"moelab run needs {name}, which cannot be loaded: {text}") from None
+
+
+def policy_values(
+    batch: int | None, micro_batch: int | None, items: Sequence[str]
+) -> tuple[int | None, int | None, dict[str, Any]]:
+    """N, mu (None where nobody said) and the other values of the policy, each given once.
+
+    >>> policy_values(None, 2, ["N=8", "weights_on_gpu=0.5"])
+    (8, 2, {'r_w': '0.5'})
+    """
+    from sim.api import MOST_SEQUENCES, given_policy
+
+    given = given_policy(batch, micro_batch, parse_assignments(items))
+    whole = make_policy({"N": MOST_SEQUENCES, "mu": 1} | given)
+    n, mu = (getattr(whole, key) if key in given else None for key in ("N", "mu"))
+    return n, mu, {key: value for key, value in given.items() if key not in ("N", "mu")}
 
 
 def host_memory_bytes() -> int:
-    """Most of this machine's memory."""
-    return int(HOST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    """Most of this machine's memory, or of its part that a container may use."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in LIMITS:
+        with suppress(OSError, ValueError):  # not a container, or "max": no limit
+            sizes.append(int(Path(path).read_text(encoding="ascii")))
+    return int(HOST_SHARE * min(sizes))
 
 
 def parse_threads(text: str | None) -> tuple[int, int]:
     """`D,C` as two numbers; (0, 0), which means half of the cores each, for None."""
     if text is None:
         return 0, 0
-    words = text.split(",")
-    if len(words) != 2 or not all(word.strip().isdigit() and int(word) for word in words):
-        raise BadInput(f"--threads {text}: give two numbers above 0, such as 1,1")
-    return int(words[0]), int(words[1])
+    words, cores = text.split(","), os.cpu_count() or 1
+    if len(words) != 2 or not all(re.fullmatch(r"\s*[0-9]{1,9}\s*", word) for word in words):
+        raise BadInput(f"--threads {text}: give two whole numbers, such as 1,1")
+    device, cpu = map(int, words)
+    if not (1 <= device <= cores and 1 <= cpu <= cores):
+        raise BadInput(
+            f"--threads {text}: each must be from 1 to {cores}, the cores of the machine"
+        )
+    return device, cpu
+
+
+def device_options(
+    device: str,
+    gpu_memory: str,
+    host_memory: str | None,
+    link_bandwidth: str | None,
+    threads: str | None,
+) -> "DeviceOptions":
+    """What a run may use, from the words of the command line."""
+    from runtime.device import DeviceOptions
+
+    rate = None if link_bandwidth is None else parse_rate(link_bandwidth, "--link-bandwidth")
+    gpu_threads, cpu_threads = parse_threads(threads)
+    return DeviceOptions(
+        device="cuda" if device == "cuda" else "cpu",
+        gpu_memory_bytes=parse_bytes(gpu_memory, "--gpu-memory"),
+        host_memory_bytes=(
+            host_memory_bytes()
+            if host_memory is None
+            else parse_bytes(host_memory, "--host-memory")
+        ),
+        link_bytes_per_s=rate,
+        gpu_threads=gpu_threads,
+        cpu_threads=cpu_threads,
+    )
 
 
 def outcome_parts(outcome: "Outcome", folder: Path) -> list[RenderableType | str]:
@@ -57,6 +122,11 @@ def outcome_parts(outcome: "Outcome", folder: Path) -> list[RenderableType | str
         sequences_table(outcome),
         f"Written: {folder.resolve()}",
     ]
+    if outcome.differing:
+        parts.append(
+            f"Resumed: other tokens came out this time for {outcome.differing} of the sequences "
+            "that were finished before; those of before are kept"
+        )
     if outcome.verification is not None:
         parts.append(f"Verified: {outcome.verification.sentence}")
     return parts

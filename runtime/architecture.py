@@ -10,7 +10,6 @@ import torch
 from runtime.architecture_families import (
     Traits,
     check_supported,
-    spec_of_folder,
     traits_of_family,
     traits_of_folder,
 )
@@ -65,7 +64,7 @@ class Architecture:
         path = Path(folder)
         if not path.is_dir():
             raise BadInput(f"{path} is not a folder; give one with config.json and safetensors")
-        spec = spec_of_folder(path)
+        spec = ModelSpec.from_hf_config(path / "config.json")
         check_supported(spec, str(path / "config.json"))
         architecture = cls._of(spec, traits_of_folder(path, spec))
         return architecture if dtype is None else architecture.with_dtype(dtype)

@@ -75,23 +75,6 @@ _ONLY: dict[str, tuple[object, ...]] = {
 }
 
 
-def spec_of_folder(folder: Path) -> ModelSpec:
-    """The sizes in `config.json`; raises `BadInput` as `from_hf_config` does.
-
-    transformers 5.23 writes the number of Qwen3's experts as `num_local_experts`.
-    """
-    path = folder / "config.json"
-    raw = _json(path)
-    number = raw.get("num_local_experts")
-    if raw.get("model_type") != "qwen3_moe" or "num_experts" in raw or number is None:
-        return ModelSpec.from_hf_config(path)
-    name = {"_name_or_path": path.resolve().parent.name or "model"}
-    try:
-        return ModelSpec.from_hf_config({**raw, **name, "num_experts": number})
-    except BadInput as error:
-        raise BadInput(str(error).replace("config", str(path), 1)) from None
-
-
 def traits_of_family(spec: ModelSpec) -> Traits:
     """Defaults of the family's config in transformers, for weights that were never trained."""
     config = AutoConfig.for_model(spec.family)

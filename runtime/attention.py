@@ -33,6 +33,15 @@ class CachePart(NamedTuple):
     visiting: bool
 
 
+def compile_kernel(context: Context) -> None:
+    """Let the CPU's kernel be compiled before anything is timed."""
+    arch = context.arch
+    kv = torch.zeros((1, arch.n_kv_heads, arch.head_dim), dtype=arch.dtype)
+    q = torch.zeros((1, arch.n_heads, arch.head_dim), dtype=arch.dtype)
+    for threads in sorted(set(context.threads)):
+        decode_attention(q, kv, kv, [0], [1], torch.empty_like(q), None, threads)
+
+
 def cache_parts(context: Context, task: Task, buffers: Sequence[Buffer]) -> list[CachePart]:
     """The parts of a micro-batch's cache that lie in these buffers, in order of sequences."""
     visiting = tuple(context.cached.get(id(buffer)) for buffer in buffers)
@@ -122,15 +131,13 @@ def prefill_core(context: Context, task: Task, operands: Operands) -> Core:
     state = context.state(task)
     lengths, starts = state.batch.prompt_lengths, state.starts
     parts = cache_parts(context, task, operands.writes)
-    device = context.device.torch_device
     places = []
     for part in parts:
-        own = range(part.share.first, part.share.stop)
-        spans = zip(part.share.offsets, (lengths[i] for i in own), strict=True)
-        rows = torch.cat([torch.arange(offset, offset + n) for offset, n in spans])
+        rows = _prompt_rows(context, task, part.share)
         first = starts[part.share.first]
-        places.append((part, slice(first, first + len(rows)), rows.to(device)))
-    stored = [b for b in operands.writes if b.kind == "prompt hidden" and context.owns(b)]
+        places.append((part, slice(first, first + len(rows)), rows))
+    mine = [b for b in operands.writes if context.owns(b)]
+    stored = [b for kind in ("new KV", "prompt hidden") for b in mine if b.kind == kind]
     covered = sum(part.share.stop - part.share.first for part in parts)
     region = prompt_kv(context, stored[0], task) if stored and covered < len(lengths) else None
 
@@ -145,6 +152,21 @@ def prefill_core(context: Context, task: Task, operands: Operands) -> Core:
             region[1].copy_(values)
 
     return run
+
+
+def _prompt_rows(context: Context, task: Task, share: Share) -> Tensor:
+    """The rows of a share's prompt tokens in its block, on the device.
+
+    Kept for the whole run: the memory of a tensor that the issuing thread drops while another
+    stream still reads it would be given to the next one.
+    """
+    key = ("prompt rows", task.micro_batch, share)
+    if key not in context.parts:
+        lengths = context.state(task).batch.prompt_lengths[share.first : share.stop]
+        spans = zip(share.offsets, lengths, strict=True)
+        rows = torch.cat([torch.arange(offset, offset + n) for offset, n in spans])
+        context.parts[key] = rows.to(context.device.torch_device)
+    return context.parts[key]
 
 
 def cpu_attention(context: Context, task: Task, operands: Operands) -> Run:

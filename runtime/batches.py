@@ -123,6 +123,6 @@ class Sequences:
         if len(wrong):
             raise MoelabError(
                 f"the logits of prompt {self._batch.first + int(wrong[0])} (counted from 0) for "
-                f"generated token {self.positions} are not finite: an overflow, most likely of "
-                "float16; try --dtype bfloat16 or float32"
+                f"generated token {self.positions} are not finite: weights that hold NaN, or an "
+                "overflow, most likely of float16; try --dtype bfloat16 or float32"
             )

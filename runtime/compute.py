@@ -9,6 +9,7 @@ from runtime.context import Context
 from runtime.functions import embed, experts, ffn, head, out_projection, qkv, route, shared
 from runtime.functions.norms import norm
 from runtime.lane import Run
+from runtime.state import MicroBatchState
 from schedules.issuer import Operands
 from schedules.layout import MATRICES
 from schedules.task import Buffer, Task
@@ -125,29 +126,32 @@ def chosen_experts(context: Context, task: Task, operands: Operands) -> Run:
 
 
 def output_head(context: Context, task: Task, operands: Operands) -> Run:
-    """Logits of each sequence's last token, and the next token."""
+    """Logits of each sequence's last token, and the next token; as many rows at once as fit."""
     hidden, ws = context.hidden(task, operands), context.ws
-    state = context.state(task)
-    rows = len(context.weights.head)
+    state, item = context.state(task), context.dtype.itemsize
+    n, vocabulary, width = state.batch.size, len(context.weights.head), hidden.shape[1]
 
     def run() -> int:
-        with ws.scope():
-            last = hidden
-            if task.step == 0:
-                last = ws.take((state.batch.size, hidden.shape[1]), context.dtype)
-                torch.index_select(hidden, 0, state.last, out=last)
-            logits = ws.take((state.batch.size, rows), context.dtype)
-            head(context.arch, context.weights.head, context.weights.final_norm, last, logits, ws)
-            choose(context, task, logits)
+        step = ws.rows(width * item, vocabulary * item, width * item, limit=n)
+        for start in range(0, n, step):
+            rows = slice(start, min(start + step, n))
+            with ws.scope():
+                last = hidden[rows]
+                if task.step == 0:
+                    last = ws.take((rows.stop - start, width), context.dtype)
+                    torch.index_select(hidden, 0, state.last[rows], out=last)
+                logits = ws.take((rows.stop - start, vocabulary), context.dtype)
+                tables = context.weights
+                head(context.arch, tables.head, tables.final_norm, last, logits, ws)
+                state.ids[rows].copy_(context.sampler(logits, state.requests[rows], task.step))
+        advance(state, task)
         return 0
 
     return run
 
 
-def choose(context: Context, task: Task, logits: torch.Tensor) -> None:
-    """The next token of each sequence from its logits (sequences, vocabulary)."""
-    state = context.state(task)
-    state.ids.copy_(context.sampler(logits, state.requests, task.step))
+def advance(state: MicroBatchState, task: Task) -> None:
+    """The newest tokens are one position further."""
     if task.step == 0:
         state.positions.copy_(state.lengths)
     else:

@@ -129,40 +129,59 @@ def _store_prompts(
 
 def _store_newest(context: Context, task: Task, source: Buffer, block: Tensor, span: KVSpan) -> Run:
     """One row a sequence, gathered on the device, moved at once, then scattered on the host."""
-    share = context.layout.share(span)
-    contexts = context.state(task).contexts(task.step, share.first, share.stop)
-    rows = torch.tensor(
-        [offset + n - 1 for offset, n in zip(share.offsets, contexts, strict=True)],
-        dtype=torch.int64,
-    )
-    count, cuda = share.stop - share.first, context.device.is_cuda
+    share, step = context.layout.share(span), task.step
+    last, last_on_device = _last_rows(context, task, span)
     if source.kind == "new KV":
-        new = context.memory.view(source, (2, count, *block.shape[2:]), context.dtype)
-        gathered = None
+        shape = (2, share.stop - share.first, *block.shape[2:])
+        new = context.memory.view(source, shape, context.dtype)
     else:
         new = context.kv_halves(source, context.cached[id(source)])
-        gathered = rows.to(context.device.torch_device, non_blocking=True) if cuda else rows
 
     def run() -> int:
-        newest = new if gathered is None else new.index_select(1, gathered)
-        if cuda:
-            here = torch.empty(newest.shape, dtype=newest.dtype, pin_memory=True)
-            here.copy_(newest, non_blocking=True)
-            torch.cuda.current_stream().synchronize()  # of the storing stream alone
-            newest = here
-        block.index_copy_(1, rows, newest)
+        newest = new if source.kind == "new KV" else new.index_select(1, last_on_device + step)
+        if newest.is_cuda:
+            newest = _on_host(newest)
+        block.index_copy_(1, last + step, newest)
         return newest.nbytes
 
     return run
 
 
+def _last_rows(context: Context, task: Task, span: KVSpan) -> tuple[Tensor, Tensor]:
+    """The row of each prompt's last token in its block, on the host and on the device.
+
+    Copied once, while the issuing thread waits: the storing stream does not know when a copy of
+    another stream has ended.
+    """
+    key = ("last rows", span)
+    if key not in context.parts:
+        share = context.layout.share(span)
+        lengths = context.state(task).batch.prompt_lengths[share.first : share.stop]
+        rows = [offset + n - 1 for offset, n in zip(share.offsets, lengths, strict=True)]
+        host = torch.tensor(rows, dtype=torch.int64)
+        context.parts[key] = host, host.to(context.device.torch_device)
+    return context.parts[key]
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A copy in page-locked memory; waits for the current stream alone."""
+    here = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    here.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event(blocking=True)
+    copied.record()
+    copied.synchronize()
+    return here
+
+
 def prompt_kv(context: Context, buffer: Buffer, task: Task) -> Tensor:
     """Where prefill leaves a micro-batch's new keys and values until they are stored.
 
-    Behind the hidden states in the same buffer; (2, prompt tokens, KV heads, head width).
+    In a buffer of their own (FlexGen), or behind the hidden states; (2, prompt tokens, KV heads,
+    head width).
     """
     tokens = context.state(task).batch.prompt_tokens
-    after = tokens * context.arch.hidden_size * context.dtype.itemsize
+    own = buffer.kind == "new KV"
+    after = 0 if own else tokens * context.arch.hidden_size * context.dtype.itemsize
     shape = (2, tokens, context.layout.heads, context.layout.head_dim)
     return context.memory.view(buffer, shape, context.dtype, after)
 

@@ -4,8 +4,8 @@ numba has no half precision on CPUs and decides itself what it vectorises. Here 
 for vectors of `LANES` float32, which LLVM turns into AVX-512, AVX2 or NEON instructions. A function
 of this module takes an llvmlite builder first and emits code where it stands.
 
-Elements lie in arrays of three types, which stand for three number formats: float32 for float32,
-uint16 for float16, int16 for bfloat16 (numba and numpy have no bfloat16).
+Three types of numba stand for three number formats: float32 for float32, uint16 for float16, int16
+for bfloat16 (numba and numpy have no bfloat16).
 """
 
 import math
@@ -109,10 +109,9 @@ def prefetch(b: Any, address: Value) -> None:
 # -- memory -----------------------------------------------------------------------------------
 
 
-def pointer(context: Any, b: Any, array_type: Any, array: Value) -> Value:
-    """Address of the first element, with the LLVM type of its number format."""
-    data = context.make_array(array_type)(context, b, array).data
-    return b.bitcast(data, ELEMENT[array_type.dtype].as_pointer())
+def pointer(b: Any, address: Value, kind: Any) -> Value:
+    """An address, which is an integer, as a pointer to elements of a format."""
+    return b.inttoptr(address, ELEMENT[kind].as_pointer())
 
 
 def load_raw(b: Any, kind: Any, address: Value, lanes: int, live: Value | None = None) -> Value:
@@ -163,26 +162,26 @@ def narrow(b: Any, kind: Any, value: Value) -> Value:
 
 
 @intrinsic
-def get(typing: Any, array: Any, index: Any) -> Any:
-    """array[index] of any format as float32."""
+def get(typing: Any, address: Any, kind: Any, index: Any) -> Any:
+    """Element number `index` from an address on, as float32; the type of `kind` is its format."""
 
     def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Value:
-        cell = b.gep(pointer(context, b, array, arguments[0]), [arguments[1]])
-        return widen(b, array.dtype, b.load(cell), FLOAT, INT)
+        cell = b.gep(pointer(b, arguments[0], kind), [arguments[2]])
+        return widen(b, kind, b.load(cell), FLOAT, INT)
 
-    return types.float32(array, types.intp), emit
+    return types.float32(types.intp, kind, types.intp), emit
 
 
 @intrinsic
-def put(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """array[index] = value, a float32, rounded to the format of the array."""
+def put(typing: Any, address: Any, kind: Any, index: Any, value: Any) -> Any:
+    """Write a float32 there, rounded to the format."""
 
     def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Value:
-        cell = b.gep(pointer(context, b, array, arguments[0]), [arguments[1]])
-        b.store(narrow(b, array.dtype, arguments[2]), cell)
+        cell = b.gep(pointer(b, arguments[0], kind), [arguments[2]])
+        b.store(narrow(b, kind, arguments[3]), cell)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, types.float32), emit
+    return types.void(types.intp, kind, types.intp, types.float32), emit
 
 
 # -- arithmetic -------------------------------------------------------------------------------

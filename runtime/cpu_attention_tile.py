@@ -15,9 +15,10 @@ from numba.extending import intrinsic
 from runtime.cpu_attention_simd import (
     BYTE,
     DOT_BFLOAT16,
-    ELEMENT,
+    INT,
     LANES,
     LONG,
+    LONGS,
     SIZE,
     VECTOR,
     Value,
@@ -40,33 +41,36 @@ BLOCK = 64
 """Most tokens that a tile takes at once."""
 
 LINE_BYTES = 64
-SECOND_CHANCE_BYTES = 8192
-"""A core drops prefetches while all its miss buffers are busy, so each line is asked for twice:
-first this far ahead, then when its turn comes."""
+CHANCES_BYTES = (0, 8192)
+"""A core drops prefetches while all its miss buffers are busy, so each line is asked for again."""
 
 
 class Tile:
-    """Emits the code of one tile; the attributes are LLVM values, except `heads` (an int).
+    """Emits the code of one tile of `heads` heads, the first of which is number `done` of its group.
 
-    See `attend_tile` for what they mean.
+    The other attributes are the arguments of `attend_group`, as LLVM values.
     """
 
-    def __init__(self, context: Any, b: Any, signature: Any, arguments: Any) -> None:
-        names = ("heads", "keys", "values", "query", "scores", "sums", "peaks", "totals", "scale")
-        names += ("at", "row", "count", "d", "width", "head", "total_head", "ahead", "moving")
-        self.b = b
-        self.kv = signature.args[1].dtype
-        self.dot = DOT_BFLOAT16 and signature.args[3].dtype == types.int16
-        for name, kind, value in zip(names, signature.args, arguments, strict=True):
-            is_array = isinstance(kind, types.Array)
-            setattr(self, name, pointer(context, b, kind, value) if is_array else value)
-        self.heads: int = signature.args[0].literal_value
+    def __init__(self, b: Any, group: dict[str, Value], kv: Any, query: Any, heads: int) -> None:
+        self.__dict__.update(group)
+        self.b, self.heads, self.kv = b, heads, kv
+        self.dot = DOT_BFLOAT16 and query == types.int16
+        for name, kind in (("keys", kv), ("values", kv), ("query", query)):
+            setattr(self, name, pointer(b, group[name], kind))
+        for name in ("scores", "sums", "peaks", "totals"):
+            setattr(self, name, pointer(b, group[name], types.float32))
+
+    def skip(self, done: Value) -> None:
+        """Leave out some heads, whose tiles have prefetched already."""
+        b = self.b
+        self.moving = b.select(b.icmp_signed("==", done, LONG(0)), self.moving, LONG(0))
+        self.ahead = b.mul(self.ahead, self.moving)
+        for name in ("query", "sums"):
+            setattr(self, name, b.gep(getattr(self, name), [b.mul(done, self.width)]))
+        for name in ("peaks", "totals"):
+            setattr(self, name, b.gep(getattr(self, name), [done]))
 
     # -- small things ---------------------------------------------------------------------
-
-    def plus(self, start: Value, steps: int, stride: Value) -> Value:
-        """start + steps * stride."""
-        return self.b.add(start, self.b.mul(LONG(steps), stride))
 
     def variables(self, n: int, value: Value) -> list[Value]:
         """Cells for vectors, which LLVM keeps in registers."""
@@ -78,16 +82,16 @@ class Tile:
     def cursor(self, array: Value) -> Value:
         """A cell with the address to prefetch next."""
         cell = cgutils.alloca_once(self.b, BYTE.as_pointer())
-        start = self.b.gep(array, [self.ahead])
-        self.b.store(self.b.bitcast(start, BYTE.as_pointer()), cell)
+        start = self.b.bitcast(array, BYTE.as_pointer())
+        self.b.store(self.b.gep(start, [self.ahead]), cell)
         return cell
 
     def prefetch(self, cursor: Value, n_bytes: int) -> None:
         """Ask for as many bytes of the next block as are used of this one."""
         address = self.b.load(cursor)
         for start in range(0, n_bytes, LINE_BYTES):
-            prefetch(self.b, self.b.gep(address, [LONG(start + SECOND_CHANCE_BYTES)]))
-            prefetch(self.b, self.b.gep(address, [LONG(start)]))
+            for chance in CHANCES_BYTES:
+                prefetch(self.b, self.b.gep(address, [LONG(start + chance)]))
         self.b.store(self.b.gep(address, [self.b.mul(self.moving, LONG(n_bytes))]), cursor)
 
     def upto(self, stop: Value, step: int) -> Any:
@@ -112,9 +116,8 @@ class Tile:
         for i in range(tokens):
             t = b.add(first, LONG(i))
             t = b.select(b.icmp_signed("<", t, last), t, last)
-            rows.append(b.gep(self.keys, [b.add(self.at, b.mul(t, self.row))]))
-        heads = [b.add(self.head, LONG(h)) for h in range(self.heads)]
-        queries = [b.gep(self.query, [b.mul(h, self.width)]) for h in heads]
+            rows.append(b.gep(self.keys, [b.mul(t, self.row)]))
+        queries = [b.gep(self.query, [b.mul(LONG(h), self.width)]) for h in range(self.heads)]
         totals = self.variables(LANES, floats(0.0))
         step = 2 * LANES if self.dot else LANES
         rest = b.srem(self.d, LONG(step))
@@ -126,9 +129,8 @@ class Tile:
             self._multiply(totals, rows, queries, full, rest)
         scores = b.fmul(sums_of(b, [b.load(t) for t in totals]), splat(b, self.scale))
         for h in range(self.heads):
-            mask = ir.Constant(
-                ir.VectorType(ir.IntType(32), tokens), [h * tokens + t for t in range(tokens)]
-            )
+            lanes = list(range(h * tokens, (h + 1) * tokens))
+            mask = ir.Constant(ir.VectorType(INT, tokens), lanes)
             part = b.shuffle_vector(scores, scores, mask)
             store(b, part, b.gep(self.scores, [b.add(first, LONG(h * BLOCK))]))
 
@@ -163,39 +165,42 @@ class Tile:
         """
         b, heads = self.b, range(self.heads)
         rows = [b.gep(self.scores, [LONG(h * BLOCK)]) for h in heads]
-        cells = [b.add(self.total_head, LONG(h)) for h in heads]
-        before = [splat(b, b.load(b.gep(self.peaks, [cell]))) for cell in cells]
+        before = [splat(b, b.load(b.gep(self.peaks, [LONG(h)]))) for h in heads]
         highest = self.variables(self.heads, floats(0.0))
         for h in heads:
             b.store(before[h], highest[h])
         with self.upto(self.count, LANES) as (t, _):
             for h in heads:
                 score = load(b, types.float32, b.gep(rows[h], [t]))
+                score = b.select(self._there(t), score, floats(-math.inf))
                 b.store(maximum(b, b.load(highest[h]), score), highest[h])
         peaks = [splat(b, across(b, b.load(cell), maximum)) for cell in highest]
         totals = self._weigh(rows, peaks)
         shrink = []
         for h in heads:
             shrink.append(exp2(b, b.fsub(before[h], peaks[h])))
-            total = b.gep(self.totals, [cells[h]])
-            first = ir.Constant(ir.IntType(32), 0)
+            total = b.gep(self.totals, [LONG(h)])
+            first = INT(0)
             kept = b.fmul(b.load(total), b.extract_element(shrink[h], first))
             added = across(b, b.load(totals[h]), lambda b, x, y: b.fadd(x, y))
             b.store(b.fadd(kept, added), total)
-            b.store(b.extract_element(peaks[h], first), b.gep(self.peaks, [cells[h]]))
+            b.store(b.extract_element(peaks[h], first), b.gep(self.peaks, [LONG(h)]))
         return shrink
+
+    def _there(self, t: Value) -> Value:
+        """Which of the tokens from t on are less than the count."""
+        lanes = ir.Constant(LONGS, list(range(LANES)))
+        return self.b.icmp_signed("<", lanes, splat(self.b, self.b.sub(self.count, t)))
 
     def _weigh(self, rows: list[Value], peaks: list[Value]) -> list[Value]:
         """Scores become weights, zero beyond the last token; returns cells with their sums."""
         b = self.b
         totals = self.variables(self.heads, floats(0.0))
-        lanes = ir.Constant(ir.VectorType(LONG, LANES), list(range(LANES)))
         with self.upto(self.count, LANES) as (t, _):
-            there = b.icmp_signed("<", lanes, splat(b, b.sub(self.count, t)))
             for row, peak, total in zip(rows, peaks, totals, strict=True):
                 cell = b.gep(row, [t])
                 weight = exp2(b, b.fsub(load(b, types.float32, cell), peak))
-                weight = b.select(there, weight, floats(0.0))
+                weight = b.select(self._there(t), weight, floats(0.0))
                 store(b, weight, cell)
                 b.store(b.fadd(b.load(total), weight), total)
         return totals
@@ -225,12 +230,12 @@ class Tile:
         starts = [b.add(i, LONG(v * LANES)) for v in range(vectors)]
         cells, sums = [], []
         for h in range(self.heads):
-            head = b.mul(b.add(self.total_head, LONG(h)), self.width)
+            head = b.mul(LONG(h), self.width)
             for start in starts:
                 cells.append(b.gep(self.sums, [b.add(head, start)]))
                 sums += self.variables(1, b.fmul(load(b, types.float32, cells[-1]), shrink[h]))
         with cgutils.for_range(b, self.count, intp=LONG) as loop:
-            row = b.gep(self.values, [b.add(self.at, b.mul(loop.index, self.row))])
+            row = b.gep(self.values, [b.mul(loop.index, self.row)])
             if live is None:
                 self.prefetch(cursor, vectors * LANES * SIZE[self.kv])
             loaded = [load(b, self.kv, b.gep(row, [start]), live) for start in starts]
@@ -243,10 +248,11 @@ class Tile:
             store(b, b.load(total), cell)
 
 
-@intrinsic(prefer_literal=True)
-def attend_tile(
+@intrinsic
+def attend_group(
     typing: Any,
-    heads: Any,
+    kv_kind: Any,
+    query_kind: Any,
     keys: Any,
     values: Any,
     query: Any,
@@ -255,44 +261,50 @@ def attend_tile(
     peaks: Any,
     totals: Any,
     scale: Any,
-    at: Any,
     row: Any,
     count: Any,
     d: Any,
     width: Any,
-    head: Any,
-    total_head: Any,
+    group: Any,
     ahead: Any,
     moving: Any,
 ) -> Any:
-    """Attend with some heads of a group to `count` <= `BLOCK` tokens of the cache.
+    """Attend with the heads of a group to `count` <= `BLOCK` tokens of the cache.
 
     Parameters
     ----------
-    heads: how many, a literal 1, 2, 4 or 8.
-    keys, values: the cache, flat, in any format.
-    query: (all heads, width), flat, zeros beyond d; float32, or bfloat16 for `DOT_BFLOAT16`.
-    scores: (heads, BLOCK) float32 to work in.
-    sums, peaks, totals: (.., all heads, width), (.., all heads) and (.., all heads) float32, flat:
-        weighted values, highest score in powers of two, and weights added up so far.
+    kv_kind, query_kind: their types are the formats of the cache, and of the query: float32, or
+        bfloat16 where `DOT_BFLOAT16`.
+    keys, values: addresses of the first token's head.
+    query: address of (group, width), zeros beyond d.
+    scores: address of (8, BLOCK) float32 to work in.
+    sums, peaks, totals: addresses of (group, width), (group,) and (group,) float32: weighted
+        values, highest score in powers of two, and weights, of all tokens so far.
     scale: factor of the scores that turns them into powers of two.
-    at: index in the cache of the first token's head.
     row: elements from one token to the next.
     d: head width.
     width: the same, rounded up to whole vectors.
-    head, total_head: the first head's number in `query`, and in `sums`.
-    ahead: index in the cache of what is prefetched meanwhile.
-    moving: 1, or 0 to prefetch nothing new.
+    group: number of heads.
+    ahead: bytes from `keys` and `values` to what to prefetch meanwhile.
+    moving: 1, or 0 where there is nothing to prefetch.
     """
-    if not isinstance(heads, types.IntegerLiteral):
-        return None
-    index, single = types.intp, types.float32
-    arrays = (keys, values, query, scores, sums, peaks, totals)
+    names = ("keys", "values", "query", "scores", "sums", "peaks", "totals", "scale", "row")
+    names += ("count", "d", "width", "group", "ahead", "moving")
 
     def emit(context: Any, b: Any, signature: Any, arguments: Any) -> Value:
-        tile = Tile(context, b, signature, arguments)
-        tile.scores_of_block()
-        tile.values_of_block(tile.weights_of_block())
+        values = dict(zip(names, arguments[2:], strict=True))
+        done = LONG(0)
+        for heads in (8, 4, 2, 1):
+            stop = b.sub(values["group"], b.srem(values["group"], LONG(heads)))
+            with cgutils.for_range_slice(b, done, stop, LONG(heads), LONG) as (first, _):
+                tile = Tile(b, values, kv_kind, query_kind, heads)
+                tile.skip(first)
+                tile.scores_of_block()
+                tile.values_of_block(tile.weights_of_block())
+            done = stop
         return context.get_dummy_value()
 
-    return types.void(heads, *arrays, single, *[index] * 9), emit
+    integer = types.intp
+    return types.void(
+        kv_kind, query_kind, *[integer] * 7, types.float32, *[integer] * 7
+    ), emit

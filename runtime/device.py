@@ -6,6 +6,7 @@ memory, and its links can be held to a stated bandwidth. `CudaDevice` is a CUDA 
 
 import os
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -13,10 +14,16 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from schedules.errors import BadInput, Infeasible
+from schedules.errors import BadInput, Infeasible, in_gb
 
 ALIGNMENT = 256  # bytes; enough for every kernel and for whole cache lines
-CUDA_RESERVE_BYTES = 128 << 20  # cuBLAS workspaces, attention's scratch memory, small tables
+CUDA_RESERVE_BYTES = 320 << 20
+"""What PyTorch allocates beside the plan: 64 MiB of cuBLAS workspaces (Hopper), 128 of grouped
+products or 32 of attention, 64 of sampling; the rest is rounding, to 2 MiB for each large tensor
+and 20 MiB for the first of less."""
+REGISTERED_BYTES = 64 << 20
+"""Page-locked memory of this size and above is locked where it lies: PyTorch's own allocator rounds
+up to a power of two. What is smaller might share a page with other memory."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,9 @@ class CudaDevice:
             raise BadInput("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
         index = torch.cuda.current_device()
         self.torch_device = torch.device("cuda", index)
+        torch.cuda.empty_cache()  # what sessions before this one have used counts as free
+        # It plans every context length anew, for tens of milliseconds, in every thread.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.name = torch.cuda.get_device_name(index)
         free, total = torch.cuda.mem_get_info(index)
         if options.gpu_memory_bytes > free:
@@ -130,11 +140,14 @@ class CudaDevice:
         torch.cuda.reset_peak_memory_stats(index)
 
     def empty(self, size_bytes: int, where: str) -> Tensor:
-        place = {"gpu": {"device": self.torch_device}, "pinned": {"pin_memory": True}, "cpu": {}}
-        kwargs = place[where]
-        return _allocated(
-            lambda: torch.empty(size_bytes, dtype=torch.uint8, **kwargs), size_bytes, where
-        )
+        device = self.torch_device if where == "gpu" else torch.device("cpu")
+
+        def make() -> Tensor:
+            if where == "pinned":
+                return _pinned(size_bytes)
+            return torch.empty(size_bytes, dtype=torch.uint8, device=device)
+
+        return _allocated(make, size_bytes, where)
 
     def used_bytes(self) -> int:
         return int(torch.cuda.max_memory_allocated(self.torch_device))
@@ -148,11 +161,24 @@ def open_device(options: DeviceOptions) -> Device:
     return CudaDevice(options) if options.device == "cuda" else HostDevice(options)
 
 
+def _pinned(size_bytes: int) -> Tensor:
+    """Page-locked host memory."""
+    if size_bytes < REGISTERED_BYTES:
+        return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+    made = torch.empty(size_bytes, dtype=torch.uint8)
+    runtime, pointer = torch.cuda.cudart(), made.data_ptr()
+    error = int(runtime.cudaHostRegister(pointer, size_bytes, 0))
+    if error:
+        raise RuntimeError(f"cudaHostRegister: CUDA error {error}")
+    weakref.finalize(made, runtime.cudaHostUnregister, pointer).atexit = False
+    return made
+
+
 def _allocated(make: Callable[[], Tensor], size_bytes: int, where: str) -> Tensor:
     try:
         return make()
     except (RuntimeError, MemoryError) as error:  # torch's allocators raise RuntimeError
         raise Infeasible(
-            f"pool '{where}': {size_bytes / 1e9:.2f} GB could not be allocated "
+            f"pool '{where}': {in_gb(size_bytes)} could not be allocated "
             f"({str(error).splitlines()[0]})"
         ) from None

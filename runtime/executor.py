@@ -7,6 +7,7 @@ all GPUs do together (`peer`).
 
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -34,6 +35,16 @@ def split_stream(name: str) -> tuple[str, int]:
     """
     base = next(base for base in STREAMS if name.startswith(base))
     return base, int(name[len(base) :] or -1)
+
+
+def described(error: BaseException) -> str:
+    """What kind of error it is, and the first line of what it says.
+
+    >>> described(KeyError("x")), described(MemoryError())
+    ("KeyError: 'x'", 'MemoryError')
+    """
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 class Binder(Protocol):
@@ -117,7 +128,9 @@ class Executor(RecordingIssuer):
         for lane in self.lanes.values():
             lane.close()
         self.collect_times()
-        self.binder = None  # and with it all tensors
+        self.binder = None  # and with it all tensors, but those that an error's traceback holds:
+        if self.failure.error is not None:
+            traceback.clear_frames(self.failure.error.__traceback__)
         self.lanes.clear()
         self.failure.lanes.clear()
         self._place.clear()
@@ -142,10 +155,10 @@ class Executor(RecordingIssuer):
         self.check()
         super()._issue(task, stream_id, dependencies, work, operands)
         if self._runs_here(task):
-            assert self.binder is not None
-            run = self.binder.bind(task, operands)
+            name = f"'{task.op}' (layer {task.layer}, step {task.step})"
+            run = self._bind(task, operands, name)
             after = [self._place[i] for i in dependencies if i in self._place]
-            self._names[task.number] = f"'{task.op}' (layer {task.layer}, step {task.step})"
+            self._names[task.number] = name
             if task.stream.startswith("host"):
                 running = self._run_here(task, run, after)
             else:
@@ -184,12 +197,18 @@ class Executor(RecordingIssuer):
             return
         if isinstance(error, MoelabError):
             raise error
-        message = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        raise MoelabError(
-            f"task {self.failure.what} failed: {type(error).__name__}: {message}"
-        ) from error
+        raise MoelabError(f"task {self.failure.what} failed: {described(error)}") from error
 
     # -- helpers --------------------------------------------------------------------------------
+
+    def _bind(self, task: Task, operands: Operands, name: str) -> Run:
+        assert self.binder is not None
+        try:
+            return self.binder.bind(task, operands)
+        except MoelabError:
+            raise
+        except Exception as error:
+            raise MoelabError(f"task {name} cannot run: {described(error)}") from error
 
     def _runs_here(self, task: Task) -> bool:
         return self.hosts == 1 or task.stream == "peer" or self.host == self.rank
@@ -228,9 +247,13 @@ class Executor(RecordingIssuer):
                 self.check()
         start = time.perf_counter_ns()
         with torch.inference_mode():
-            run()
+            try:
+                run()
+            except Exception as error:
+                self.failure.report(error, self._describe(task.number))
         end = time.perf_counter_ns()
         self._times(task.number, start, end)
+        self.check()
         return end - begin
 
     def _base(self) -> tuple[int, torch.cuda.Event | None]:

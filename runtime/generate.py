@@ -178,6 +178,7 @@ class _Run:
             peak_bytes=dict(session.peak_bytes),
             predicted_bytes=dict(session.predicted_bytes),
             capacity_bytes=dict(session.capacity_bytes),
+            issuing_s=sum(session.issuing_s.values()),
         )
         self.records.append(record)
         self.keep(record, timeline, session.routing() if self.routing else None)

@@ -141,10 +141,20 @@ class Journal:
 def check_folder(folder: Path, resume: bool) -> bool:
     """Whether there is a run to go on with. Writes nothing.
 
-    Raises `BadInput` when there is a run and `resume` is not asked for, or a finished run.
+    Raises `BadInput` when there is a run and `resume` is not asked for, a finished run, or a folder
+    that cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"'{folder}' is a file; results need a folder")
+    try:
+        folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # a name that is too long, links in a circle
+        raise BadInput(f"the folder '{folder}' cannot be used: {error.strerror}") from None
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    if not there.is_dir():
+        raise BadInput(f"'{there}' is a file; results need a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadInput(f"the folder '{there}' is not writable; give another one for the results")
     if (folder / JOURNAL).is_file():
         if resume:
             return True

@@ -8,6 +8,7 @@ by events; only a task of the CPU stops the worker itself.
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import NamedTuple
 
@@ -102,6 +103,8 @@ class Lane:
         Raises `Stop` when the run has failed meanwhile.
         """
         self._wait_for(place)
+        if self.failure.stopped:  # the task may be one of those that were skipped
+            raise Stop
 
     def close(self) -> None:
         """Run what is queued (skip it after a failure) and end the worker."""
@@ -148,7 +151,10 @@ class Lane:
 
 
 class CudaLane(Lane):
-    """A CUDA stream and the worker that launches on it."""
+    """A CUDA stream and the worker that launches on it.
+
+    Waiting threads sleep: one that spins takes a core from the CPU's attention.
+    """
 
     is_cuda = True
 
@@ -157,6 +163,7 @@ class CudaLane(Lane):
         self.stream = torch.cuda.Stream()
         self.events: list[tuple[int, torch.cuda.Event | None, torch.cuda.Event]] = []
         self.first = 1  # place of the first event in the list
+        self._spare: list[torch.cuda.Event] = []  # their times have been read
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]
 
     def join(self, place: int, by: Lane | None = None) -> None:
@@ -169,26 +176,40 @@ class CudaLane(Lane):
         else:
             end.synchronize()
 
+    def close(self) -> None:
+        """As on the host; and nothing in flight outlives the memory that it uses."""
+        super().close()
+        with suppress(RuntimeError):  # an error of the device has been reported where it was met
+            self.stream.synchronize()
+
     def _execute(self, job: Job) -> None:
         with torch.cuda.stream(self.stream):
             for lane, place in job.after:
                 lane.join(place, self)
-            start = torch.cuda.Event(enable_timing=True) if self.record else None
-            end = torch.cuda.Event(enable_timing=self.record)
+            start = self._event() if self.record else None
+            end = self._event()
             if start is not None:
                 start.record(self.stream)
             job.run()
             end.record(self.stream)
         self.events.append((job.number, start, end))
 
-    def flush(self, base: torch.cuda.Event, base_ns: int) -> None:
-        """Hand over the times of all tasks so far, which have ended.
+    def _event(self) -> torch.cuda.Event:
+        if self._spare:
+            return self._spare.pop()
+        return torch.cuda.Event(enable_timing=self.record, blocking=True)
 
-        `base` is an event that was recorded when the host's clock showed `base_ns`.
+    def flush(self, base: torch.cuda.Event, base_ns: int) -> None:
+        """Hand over the times of all tasks so far, which have ended; their events serve again.
+
+        `base` is an event that was recorded when the host's clock showed `base_ns`. After an error
+        of the device there are no times.
         """
-        for number, start, end in self.events:
-            if start is not None:
-                begin, stop = (base_ns + int(base.elapsed_time(e) * 1e6) for e in (start, end))
-                self.times(number, begin, stop)
+        with suppress(RuntimeError):
+            for number, start, end in self.events:
+                if start is not None:
+                    begin, stop = (base_ns + int(base.elapsed_time(e) * 1e6) for e in (start, end))
+                    self.times(number, begin, stop)
+        self._spare += [e for _, *pair in self.events for e in pair if e is not None]
         self.first += len(self.events)
         self.events.clear()

@@ -13,7 +13,7 @@ from torch import Tensor
 from runtime.device import ALIGNMENT, Device
 from runtime.kv import KVLayout
 from schedules.contents import KVSpan, Span
-from schedules.errors import Infeasible, MoelabError
+from schedules.errors import Infeasible, MoelabError, in_gb
 from schedules.layout import layer_matrices, rows_of
 from schedules.model import ModelSpec
 from schedules.task import Buffer
@@ -66,9 +66,8 @@ class Memory:
         """Count device memory. Raises `Infeasible` above the budget."""
         if self.gpu_bytes + size_bytes > self.capacity_bytes:
             raise Infeasible(
-                f"pool 'gpu' is too small: '{name}' needs {size_bytes / 1e9:.4f} GB beside "
-                f"{self.gpu_bytes / 1e9:.4f} GB in use, but the budget is "
-                f"{self.capacity_bytes / 1e9:.4f} GB"
+                f"pool 'gpu' is too small: '{name}' needs {in_gb(size_bytes)} beside "
+                f"{in_gb(self.gpu_bytes)} in use, but the budget is {in_gb(self.capacity_bytes)}"
             )
         self.gpu_bytes += size_bytes
 
@@ -116,8 +115,6 @@ class Memory:
             size += slack[0]
         if size and buffer.kind in CACHE:
             size += slack[1]
-        if size and buffer.kind == "new KV":
-            size += 2 * self.layout.row_bytes
         if buffer.kind == "workspace":
             size += ROUNDING_BYTES
         return -(-size // ALIGNMENT) * ALIGNMENT

@@ -35,6 +35,7 @@ class BatchRecord:
     step_s: each decode step.
     busy_s: by stream, in the order of lanes.
     tasks: how many ran.
+    issuing_s: what issuing them took the host; it is in `busy_s` too.
     peak_bytes, predicted_bytes, capacity_bytes: by pool; measured, as the schedule counts, allowed.
     """
 
@@ -50,6 +51,7 @@ class BatchRecord:
     peak_bytes: Mapping[str, int]
     predicted_bytes: Mapping[str, int]
     capacity_bytes: Mapping[str, int]
+    issuing_s: float = 0.0
 
     @property
     def decode_s(self) -> float:
@@ -148,6 +150,9 @@ def _measured(records: Sequence[BatchRecord], finished: Sequence[Finished]) -> d
         "computed_tokens": sum(r.size * r.positions for r in records),
         "generated_tok_s": _ratio(in_records, sum(r.makespan_s for r in records)),
         "setup_s": sum(r.setup_s for r in records),
+        "issue_s_per_task": _ratio(
+            sum(r.issuing_s for r in records), sum(r.tasks for r in records)
+        ),
         "predicted_peak_memory_bytes": _most([r.predicted_bytes for r in records]),
         "batches": [
             {

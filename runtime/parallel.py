@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from runtime.compute import choose
+from runtime.compute import advance
 from runtime.context import Context
 from runtime.functions import head
 from runtime.lane import Run
@@ -41,11 +41,13 @@ def sharded_head(context: Context, task: Task, operands: Operands) -> Run:
 
 def gather_logits(context: Context, task: Task, operands: Operands) -> Run:
     """All GPUs' logits on every GPU; each chooses the same next tokens."""
-    shares = _logits(context, task, operands)
+    shares, state = _logits(context, task, operands), context.state(task)
 
     def run() -> int:
         dist.all_gather(list(shares), shares[context.rank].clone())
-        choose(context, task, shares.permute(1, 0, 2).flatten(1))
+        logits = shares.permute(1, 0, 2).flatten(1)
+        state.ids.copy_(context.sampler(logits, state.requests, task.step))
+        advance(state, task)
         return 0
 
     return run

@@ -27,6 +27,7 @@ def question(
     eos_token_ids: tuple[int, ...],
     dtype: DType,
     device: str,
+    n_gpus: int,
 ) -> dict[str, Any]:
     """What decides the tokens, bit for bit. `checkpoint` is from one of the functions below."""
     return {
@@ -40,6 +41,7 @@ def question(
         "eos_token_ids": sorted(eos_token_ids),
         "dtype": dtype,
         "device": device,
+        "n_gpus": n_gpus,
     }
 
 

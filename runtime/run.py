@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ import torch
 import torch.distributed as dist
 
 from runtime.architecture import Architecture
-from runtime.batches import Batch, policy_for
+from runtime.batches import Batch, policy_for, split
 from runtime.checkpoint import Checkpoint, check_finite
-from runtime.device import DeviceOptions
+from runtime.device import DeviceOptions, open_device
 from runtime.distributed import process_group
 from runtime.environment import hardware_name, provenance
 from runtime.files import VERIFICATION, RunFiles, write_json
-from runtime.generate import Generated, generate
+from runtime.generate import Generated, Interrupted, generate
 from runtime.journal import Finished, Journal, check_folder
 from runtime.outcome import Asked, measured_result
+from runtime.placing import KERNELS, check_memory, check_schedule
 from runtime.profile import profiled
 from runtime.progress import Meter, progress_bar
 from runtime.prompts import Prompts, draw_prompts, read_prompts
@@ -31,7 +32,7 @@ from runtime.session import Session
 from runtime.tokenizer import load_tokenizer
 from runtime.verify import Verification, plain_reference, transformers_reference, verify
 from runtime.weights import WeightSource
-from schedules.errors import BadInput
+from schedules.errors import BadInput, MoelabError
 from schedules.model import ModelSpec
 from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
@@ -113,13 +114,15 @@ class Output:
 class Outcome:
     """What came of a run; `verification` is None unless it was asked for.
 
-    `texts` are the generated texts by prompt, None without a tokenizer.
+    `texts` are the generated texts by prompt, None without a tokenizer. `differing` counts the
+    sequences of an interrupted run for which other tokens came out when it was resumed.
     """
 
     result: Mapping[str, Any]
     sequences: tuple[Finished, ...]
     texts: tuple[str | None, ...]
     verification: Verification | None
+    differing: int = 0
 
 
 @dataclass
@@ -144,8 +147,23 @@ def run(asked: Question, options: DeviceOptions, output: Output) -> Outcome | No
         raise BadInput("--verify compares greedy tokens; it needs --temperature 0")
     kind = find_schedule(asked.schedule)
     check_folder(output.folder, output.resume)
-    with process_group(options.device) as (rank, world):
-        return _Run(asked, options, output, kind, rank, world).run()
+    doing = Doing()
+    try:
+        with process_group(options.device) as (rank, world):
+            return _Run(asked, options, output, kind, rank, world, doing).run()
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted while {doing.what}") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch's way
+            raise MoelabError(f"the machine's memory was full while {doing.what}") from error
+        raise
+
+
+@dataclass
+class Doing:
+    """What a run is at, for the sentence in which it may end."""
+
+    what: str = "loading the model; nothing was written"
 
 
 @dataclass
@@ -156,25 +174,41 @@ class _Run:
     kind: type[Schedule]
     rank: int
     world: int
+    doing: Doing
+    pinned: bool | None = None  # host memory of the last session
 
     def run(self) -> Outcome | None:
-        asked, output = self.asked, self.output
+        asked = self.asked
         self.arch = self._architecture()
         self.tokenizer = load_tokenizer(asked.checkpoint)
         self.prompts = self._prompts()
-        self.gen_len = asked.gen_len or asked.workload.gen_len  # type: ignore[union-attr]
-        self.prompts.check_context(self.gen_len, self.arch.spec.max_context, self.arch.spec.name)
+        self.gen_len = self._gen_len()
         self.policy = self._policy()
-        self.kind.check(self.policy, self.world)
+        self._check()
         self.source = self._source()
-        if output.check_weights and asked.checkpoint is not None:
+        if self.output.check_weights and asked.checkpoint is not None:
             check_finite(self.source)
-        eos = () if asked.ignore_eos else self.arch.eos_token_ids
-        self.eos = tuple(eos)
+        self.eos = () if asked.ignore_eos else self.arch.eos_token_ids
         if self.rank:
             self._follow()
             return None
         return self._lead()
+
+    def _check(self) -> None:
+        """All that can be refused before the weights are read, which may take minutes."""
+        spec, longest = self.arch.spec, max(self.prompts.lengths)
+        self.prompts.check_context(self.gen_len, spec.max_context, spec.name)
+        self.arch.check_context(longest + self.gen_len)
+        check_schedule(self.kind, self.policy, self.world)
+        if self.world > 1:
+            self.arch.sharded(self.rank, self.world)
+        open_device(self.options)
+        batches = split(self.prompts.token_ids, self.policy.N)
+        for size in (sum, max):  # the most tokens, and the longest prompt
+            batch = max(batches, key=lambda b: size(map(len, b.prompts)))
+            policy = policy_for(self.policy, self.kind, batch)
+            lengths = [len(prompt) for prompt in batch.prompts]
+            check_memory(self.kind, spec, policy, lengths, self.gen_len, self.options, self.world)
 
     def _lead(self) -> Outcome:
         asked, output = self.asked, self.output
@@ -182,12 +216,16 @@ class _Run:
             share_finished(self.world, journal.finished)
             files = RunFiles(journal, f"{asked.schedule}, {self.arch.spec.name}")
             total = len(self.prompts) * self.gen_len
+            self.doing.what = "generating; the same command with --resume goes on"
             with progress_bar(total, output.progress) as meter, self._profile():
                 found = self._generate(journal, meter, files.keep)
+            self.doing.what = "writing the results; the same command with --resume does it"
             result = self._result(files, found)
             files.write(found.sequences, self.prompts.token_ids, self.tokenizer, result)
+        self.doing.what = f"verifying; all but {VERIFICATION} is written"
         texts = tuple(self.tokenizer.decode(s.token_ids) for s in found.sequences)
-        return Outcome(result, found.sequences, texts, self._verify(found.sequences))
+        verification = self._verify(found.sequences)
+        return Outcome(result, found.sequences, texts, verification, found.differing)
 
     def _follow(self) -> None:
         shadow = Shadow(share_finished(self.world, None))
@@ -210,7 +248,7 @@ class _Run:
     def _open(self, batch: Batch) -> Session:
         place = "cuda" if self.options.device == "cuda" else "cpu"
         sampler = make_sampler(self.asked.sampling, batch.indices, self.gen_len, place)
-        return Session(
+        session = Session(
             self.kind,
             self.source,
             policy_for(self.policy, self.kind, batch),
@@ -221,6 +259,8 @@ class _Run:
             self.rank,
             self.world,
         )
+        self.pinned = session.schedule.node.pinned
+        return session
 
     # -- the question ---------------------------------------------------------------------------
 
@@ -245,7 +285,7 @@ class _Run:
             raise BadInput(
                 f"random weights of {self.arch.spec.name} need {needed / 1e9:.1f} GB of host "
                 f"memory, of which there are {self.options.host_memory_bytes / 1e9:.1f}; take "
-                "fewer --layers"
+                "fewer --layers, or raise --host-memory"
             )
         return RandomWeights(self.arch, asked.sampling.seed)
 
@@ -257,10 +297,22 @@ class _Run:
         assert asked.batch is not None
         return draw_prompts(asked.workload, asked.batch, vocabulary, asked.sampling.seed)
 
+    def _gen_len(self) -> int:
+        if self.asked.gen_len is not None:
+            return self.asked.gen_len
+        assert self.asked.workload is not None
+        return self.asked.workload.gen_len
+
     def _policy(self) -> Policy:
-        n = self.asked.batch or len(self.prompts)
-        mu = self.asked.micro_batch or (n if self.kind.one_batch else -(-n // MICRO_BATCHES))
-        return make_policy({"N": n, "mu": mu} | dict(self.asked.policy))
+        """What was asked; N and mu are at most the number of prompts."""
+        asked, there = self.asked, len(self.prompts)
+        n = there if asked.batch is None else asked.batch
+        mu = min(n, there) if self.kind.one_batch else -(-min(n, there) // MICRO_BATCHES)
+        if asked.micro_batch is not None:
+            mu = asked.micro_batch
+        policy = make_policy({"N": n, "mu": mu} | dict(asked.policy))
+        most = {"N": min(policy.N, there), "mu": min(policy.mu, there)}
+        return policy.model_copy(update=most)
 
     def _question(self) -> dict[str, Any]:
         asked, spec = self.asked, self.arch.spec
@@ -278,6 +330,7 @@ class _Run:
             self.eos,
             spec.dtype,
             self.options.device,
+            self.world,
         )
 
     # -- results --------------------------------------------------------------------------------
@@ -304,6 +357,8 @@ class _Run:
             "padded": False,
             "dtype": spec.dtype,
             "n_gpus": self.world,
+            "host_memory_pinned": self.pinned,
+            "kernels": asdict(KERNELS),
             "model_spec": spec.model_dump(mode="json"),
             "prompt_lengths": list(self.prompts.lengths),
             "link_bytes_per_s": options.link_bytes_per_s,

@@ -10,30 +10,29 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from runtime.attention import compile_kernel
 from runtime.context import Context, Sampler
-from runtime.device import CUDA_RESERVE_BYTES, DeviceOptions, open_device
+from runtime.device import DeviceOptions, open_device
 from runtime.device_weights import DeviceWeights
-from runtime.executor import Executor
+from runtime.executor import Executor, described
 from runtime.kv import KVLayout
 from runtime.memory import Memory
 from runtime.operations import Operations
+from runtime.placing import KERNELS, budget_bytes, check_schedule, placement
 from runtime.routing_log import RoutingLog
 from runtime.sharded import Sharded
 from runtime.state import make_state
 from runtime.weights import WeightSource
 from runtime.workspace import Workspace
 from schedules.batching import MicroBatch
-from schedules.errors import BadInput, MoelabError
+from schedules.errors import MoelabError
 from schedules.graph import TaskGraph
 from schedules.issuer import Issuer
-from schedules.kernels import Kernels
-from schedules.placing import Capacities, Placement, place
+from schedules.placing import Capacities, place
 from schedules.policy import Policy
 from schedules.schedule import Schedule
 
-KERNELS = Kernels(experts="loop", cpu_attention="native", logits="last")
-"""The kernels of the runtime, for all schedules alike: experts by token count without padding,
-each cached element read once, logits of last positions."""
+__all__ = ["KERNELS", "Session"]
 
 
 class Session:
@@ -68,20 +67,12 @@ class Session:
     ) -> None:
         self.gen_len = gen_len
         self.n_prompts = len(prompts)
-        if world > 1 and kind.multi_gpu != "tensor":
-            raise BadInput(
-                f"schedule '{kind.name}' runs on one GPU; on several only tensor-parallel ones run"
-            )
+        check_schedule(kind, policy, world)
         if world > 1:
             source = Sharded(source, rank, world)
         spec = source.architecture.spec
         source.architecture.check_context(max(map(len, prompts)) + gen_len)
         self.device = open_device(options)
-        budget = options.gpu_memory_bytes - (CUDA_RESERVE_BYTES if self.device.is_cuda else 0)
-        if budget <= 0:
-            raise BadInput(
-                f"--gpu-memory must be more than {CUDA_RESERVE_BYTES >> 20} MiB on a CUDA device"
-            )
 
         def open_issuer(
             streams: tuple[str, ...],
@@ -91,24 +82,13 @@ class Session:
         ) -> Issuer:
             return Executor(streams, capacities, hosts, self.device, options.threads, rank, record)
 
-        host = options.host_memory_bytes
-        self.schedule = place(
-            kind,
-            Placement(
-                model=spec,
-                policy=policy,
-                lengths=tuple(map(len, prompts)),
-                gen_len=gen_len,
-                capacities={"gpu": budget, "cpu": host, "pinned": host, "disk": 0},
-                open_issuer=open_issuer,
-                gpus=world,
-                kernels=KERNELS,
-            ),
-        )
+        lengths = [len(prompt) for prompt in prompts]
+        given = placement(spec, policy, lengths, gen_len, options, world, open_issuer)
+        self.schedule = place(kind, given)
         issuer = self.schedule.node.issuer
         assert isinstance(issuer, Executor)
         self.issuer = issuer
-        context = self._context(source, prompts, budget, options, sampler, rank, world)
+        context = self._context(source, prompts, options, sampler, rank, world)
         self.context: Context | None = context
         self.log = context.log
         self.rank = rank
@@ -116,13 +96,18 @@ class Session:
         self.step_s: list[float] = []
         self._first: list[int] = []  # number of each graph's first task
         self._began_ns = 0
-        issuer.start(Operations(context))
+        if not self.device.is_cuda or any(b.kind == "attended" for b in issuer.buffers):
+            compile_kernel(context)
+        try:
+            issuer.start(Operations(context))
+        except BaseException:
+            self.close()
+            raise
 
     def _context(
         self,
         source: WeightSource,
         prompts: Sequence[Sequence[int]],
-        budget: int,
         options: DeviceOptions,
         sampler: Sampler,
         rank: int,
@@ -132,7 +117,7 @@ class Session:
         layout = KVLayout(
             node.batches, self.gen_len, arch.n_kv_heads, arch.head_dim, arch.dtype.itemsize
         )
-        memory = Memory(device, arch.spec, world, layout, budget)
+        memory = Memory(device, arch.spec, world, layout, budget_bytes(options))
         memory.commit(self.issuer.buffers)
         weights = DeviceWeights(source, memory)
         weights.keep(self.issuer.buffers)
@@ -184,10 +169,7 @@ class Session:
             raise MoelabError("the session is closed")
         self.log.open(step)
         self._first.append(self.issuer.count)
-        if step == 0:
-            self.schedule.run_prefill()
-        else:
-            self.schedule.run_decode_step(step)
+        self._issue(step)
         tokens = np.empty(self.n_prompts, dtype=np.int64)
         for state in self.context.states:
             tokens[list(state.batch.requests)] = state.ids.cpu().numpy()
@@ -195,6 +177,21 @@ class Session:
         self.log.close_step()
         self.graphs.append(self.issuer.take())
         return tokens
+
+    def _issue(self, step: int) -> None:
+        """Run the schedule's program for a step. Raises `MoelabError` where that fails."""
+        try:
+            if step == 0:
+                self.schedule.run_prefill()
+            else:
+                self.schedule.run_decode_step(step)
+        except MoelabError:
+            raise
+        except Exception as error:
+            where = f"decode step {step}" if step else "prefill"
+            raise MoelabError(
+                f"schedule '{self.schedule.name}' failed in {where}: {described(error)}"
+            ) from error
 
     def close(self) -> None:
         """End all workers and give the memory back; what was measured stays."""

@@ -33,3 +33,13 @@ def suggest(name: str, known: Iterable[str]) -> str:
     if near:
         return ", did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     return "; known: " + ", ".join(names)
+
+
+def in_gb(size_bytes: float) -> str:
+    """Bytes as GB with two decimals, or as MB with three where GB would show too few digits.
+
+    >>> in_gb(90_194_313_216), in_gb(0), in_gb(2_500_000)
+    ('90.19 GB', '0.00 GB', '2.500 MB')
+    """
+    small = 0 < size_bytes < 1e8
+    return f"{size_bytes / 1e6:.3f} MB" if small else f"{size_bytes / 1e9:.2f} GB"

@@ -92,7 +92,9 @@ def deepseek_v2(config: ConfigReader) -> Fields:
 
 def _qwen_moe(config: ConfigReader) -> Fields:
     """Every `decoder_sparse_step`-th layer has experts, save those in `mlp_only_layers`."""
-    fields = rotary_fields(config) | expert_fields(config, "num_experts", "moe_intermediate_size")
+    renamed = "num_experts" not in config.values and "num_local_experts" in config.values
+    count = "num_local_experts" if renamed else "num_experts"  # transformers 5.23 writes the former
+    fields = rotary_fields(config) | expert_fields(config, count, "moe_intermediate_size")
     every, n_layers = config.whole("decoder_sparse_step", 1), fields["n_layers"]
     dense = tuple(sorted({i for i in config.wholes("mlp_only_layers") if i < n_layers}))
     some_dense = every > 1 or bool(dense)

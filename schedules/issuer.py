@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules.contents import Contents
-from schedules.errors import BadInput, Infeasible, MoelabError, suggest
+from schedules.errors import BadInput, Infeasible, MoelabError, in_gb, suggest
 from schedules.task import NOTHING, Buffer, Task, Work
 
 
@@ -69,11 +69,11 @@ class Pool:
         for buffer in self._live.values():
             groups[buffer.kind] = groups.get(buffer.kind, 0) + buffer.bytes
         largest = sorted(groups.items(), key=lambda item: -item[1])[:3]
-        held = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in largest) or "nothing"
+        held = ", ".join(f"{name} {in_gb(size)}" for name, size in largest) or "nothing"
         return (
-            f"pool '{self.name}' is too small: '{wanted.name}' needs {wanted.bytes / 1e9:.2f} GB "
-            f"beside {self.used_bytes / 1e9:.2f} GB in use, but the pool holds "
-            f"{self.capacity_bytes / 1e9:.2f} GB (largest holders: {held})"
+            f"pool '{self.name}' is too small: '{wanted.name}' needs {in_gb(wanted.bytes)} beside "
+            f"{in_gb(self.used_bytes)} in use, but the pool holds {in_gb(self.capacity_bytes)} "
+            f"(largest holders: {held})"
         )
 
 

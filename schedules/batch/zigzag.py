@@ -1,6 +1,7 @@
 """What FlexGen's zig-zag moves and computes: one stage of it, on one GPU."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 from schedules.batch.zigzag_memory import RING, Kind, StageMemory
@@ -67,6 +68,13 @@ class Stage(StageMemory):
         own = self.cache_gpu.get((spec.index, place.part, place.micro_batch))
         return [] if own is None or spec.stack == "encoder" else [own]
 
+    def made_cache(self, place: Place) -> list[Buffer]:
+        """Where an iteration leaves the keys and values that it makes, until they are stored."""
+        appended = self.on_cpu and self.node.step > 0  # by the CPU's attention itself
+        if self.node.policy.r_c == 1 or appended or not self._filled(place):
+            return []
+        return [self.new_kv[place.number % 2]]
+
     # -- FlexGen's actions ----------------------------------------------------------------------
 
     def load_weight(self, half: int) -> None:
@@ -108,13 +116,10 @@ class Stage(StageMemory):
 
     def store_cache(self, place: Place | None) -> None:
         """The previous micro-batch's new keys and values, to pageable memory."""
-        if place is None or self.node.policy.r_c == 1:
+        if place is None:
             return
-        if self.on_cpu and self.node.step > 0:
-            return  # the CPU's attention has appended them
         tokens = self.tokens(place.part, place.micro_batch)
-        source = self.new_kv[place.number % 2] if self.node.step else self.hidden(place)
-        for spec in self._filled(place):
+        for source, spec in product(self.made_cache(place), self._filled(place)):
             size = self.node.work.kv_bytes(spec, tokens) * (1 - self.node.policy.r_c)
             home = self.cache[spec.index, place.part, place.micro_batch]
             j = place.micro_batch
@@ -153,6 +158,7 @@ class Stage(StageMemory):
                 "compute_ffn",
                 place,
                 self.node.work.join(self.node.work.ffn(spec, tokens), self._after(place)),
+                self.made_cache(place),
             )
         elif self.node.step == 0:
             core = self.node.work.prefill_core(spec, self.batch(place))
@@ -161,7 +167,7 @@ class Stage(StageMemory):
                 "compute_attention",
                 place,
                 self.node.work.join(core, out, self._before(place)),
-                self.kept_cache(place),
+                [*self.made_cache(place), *self.kept_cache(place)],
             )
         elif self.on_cpu:
             self._attend_on_cpu(place)
@@ -171,7 +177,7 @@ class Stage(StageMemory):
             out = work.out_projection(spec, size)
             block = [
                 *self.block(place),
-                self.new_kv[place.number % 2],
+                *self.made_cache(place),
                 *self.kept_cache(place),
             ]
             self._gpu("compute_attention", place, work.join(core, out, self._before(place)), block)

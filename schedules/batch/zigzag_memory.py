@@ -63,16 +63,27 @@ class StageMemory:
         batches = [batch for part in self.parts for batch in part]
         widest = max(batches, key=lambda batch: batch.prompt_tokens)
         self.most = max(batch.size for batch in batches)
-        space = max(work.workspace_bytes(s, widest.prompt_tokens, self.most) for s in layers)
-        node.on_gpu(g, "workspace", space)
+        new_kv = self._allocate_new_kv(widest)
+        space = max(work.layer_workspace_bytes(s, widest.prompt_tokens) for s in layers)
+        head = work.head_workspace_bytes(widest.prompt_tokens, self.most)
+        node.on_gpu(g, "workspace", max(space, head - new_kv))
         self._allocate_hidden(widest)
         self._allocate_cache()
 
+    def _allocate_new_kv(self, widest: MicroBatch) -> float:
+        """Two places for the keys and values that an attention makes, until they are stored.
+
+        At most one is in use while the output head runs, so its logits have the other one too.
+        Returns the bytes of one.
+        """
+        size = self.node.work.kv_bytes(self.decode_layers[0], widest.prompt_tokens)
+        size *= self.node.policy.r_c < 1
+        self.new_kv = [self.node.on_gpu(self.gpu, f"new KV[{i}]", size) for i in range(2)]
+        return size
+
     def _allocate_hidden(self, widest: MicroBatch) -> None:
         node, spec = self.node, self.decode_layers[0]
-        hidden = node.work.hidden_bytes(widest.prompt_tokens)
-        new_kv = node.work.kv_bytes(spec, widest.prompt_tokens)  # until it has been stored
-        size = hidden + new_kv * (node.policy.r_c < 1)
+        size = node.work.hidden_bytes(widest.prompt_tokens)
         staying = [self.stays(j) for j in range(node.n_micro_batches)]
         moving = not all(staying)
         self.ring = [
@@ -106,7 +117,7 @@ class StageMemory:
         self.attended = node.on_gpu(self.gpu, "attended", node.work.attended_bytes(spec, self.most))
 
     def _allocate_cache(self) -> None:
-        node, share, work = self.node, self.node.policy.r_c, self.node.work
+        node, share = self.node, self.node.policy.r_c
         sizes = [
             [
                 node.work.kv_bytes(self.decode_layers[0], b.prompt_tokens + node.gen_len * b.size)
@@ -139,11 +150,6 @@ class StageMemory:
         moving = 0.0 if self.on_cpu else max(map(max, sizes)) * (1 - share)
         self.blocks = [
             [node.on_gpu(self.gpu, f"KV block[{i}]", moving / 2) for _ in KEYS_AND_VALUES]
-            for i in range(2)
-        ]
-        new = max(work.kv_bytes(self.decode_layers[0], b.size) for part in self.parts for b in part)
-        self.new_kv = [
-            node.on_gpu(self.gpu, f"new KV[{i}]", 0 if self.on_cpu else new * (1 - share))
             for i in range(2)
         ]
         self.kv_staging = [

@@ -24,7 +24,7 @@ def words(text: str) -> str:
 
 
 def test_commands():
-    assert list(COMMANDS) == ["list", "simulate", "compare", "validate"]
+    assert list(COMMANDS) == ["list", "simulate", "compare", "validate", "run", "replay"]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -56,7 +56,7 @@ def test_every_parameter_says_what_it_is(cli, command, parameter):
 def test_every_command_is_one_sentence_at_least(command):
     text = COMMANDS[command].help
     assert text[0].isupper()
-    assert text.rstrip().endswith(".")
+    assert text.rstrip()[-1] in ".?"
     assert len(text.split()) > 5
 
 
@@ -108,6 +108,11 @@ def test_version(cli):
         (["compare", "--gen-len", "nan"], "--gen-len"),
         (["compare", "--seed", "1.5"], "--seed"),
         (["validate", "--json"], "--json"),
+        (["run"], "schedule"),
+        (["run", "cgopipe", "--out", "o"], "--gpu-memory"),
+        (["run", "cgopipe", "--gpu-memory", "1GiB"], "--out"),
+        (["run", "cgopipe", "--device", "tpu"], "tpu"),
+        (["run", "cgopipe", "--dtype", "int8"], "int8"),
     ],
 )
 def test_wrong_usage(cli, arguments, named):

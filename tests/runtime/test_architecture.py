@@ -150,7 +150,7 @@ def test_experts_of_qwen3_may_be_called_local(tmp_path):
     assert (arch.spec.n_experts, arch.spec.name) == (6, tmp_path.name)
     values["num_local_experts"] = 1
     (tmp_path / "config.json").write_text(json.dumps(values))
-    with pytest.raises(BadInput, match=r"config\.json: num_experts is 1"):
+    with pytest.raises(BadInput, match=r"config\.json: num_local_experts is 1"):
         Architecture.from_folder(tmp_path)
 
 

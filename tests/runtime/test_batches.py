@@ -95,6 +95,6 @@ def test_an_overflow_names_prompt_and_token() -> None:
     with pytest.raises(MoelabError) as error:
         add(sequences, 1, NOT_FINITE)
     assert str(error.value) == (
-        "the logits of prompt 5 (counted from 0) for generated token 1 are not finite: an "
-        "overflow, most likely of float16; try --dtype bfloat16 or float32"
+        "the logits of prompt 5 (counted from 0) for generated token 1 are not finite: weights "
+        "that hold NaN, or an overflow, most likely of float16; try --dtype bfloat16 or float32"
     )

@@ -16,6 +16,7 @@ from schedules.timeline import COLUMNS, Timeline
 
 STREAMS = ("host", "h2d", "gpu")
 QUESTION = {"n_prompts": 3}
+PROMPTS = [(9, 8, 7), (6,), (5, 4, 3, 2)]
 SEQUENCES = [Finished(0, (5, 2), "stop"), Finished(1, (6, 7), "length"), Finished(2, (8,), "stop")]
 NONE = NoTokenizer("none")
 RESULT = {"throughput_tok_s": 2.5}
@@ -72,7 +73,7 @@ def finish(out: Path, parts=PARTS, tokenizer=NONE) -> None:
         for one in parts:
             run.keep(*one)
         journal.add(SEQUENCES)
-        run.write(SEQUENCES, (3, 1, 4), tokenizer, RESULT)
+        run.write(SEQUENCES, PROMPTS, tokenizer, RESULT)
 
 
 def test_a_finished_run_leaves_its_results_alone(out: Path) -> None:
@@ -82,19 +83,18 @@ def test_a_finished_run_leaves_its_results_alone(out: Path) -> None:
 
 
 def test_tokens_are_sorted_and_decoded(tmp_path: Path) -> None:
-    write_tokens(tmp_path / "tokens.jsonl", SEQUENCES[::-1], (3, 1, 4), Words())
+    write_tokens(tmp_path / "tokens.jsonl", SEQUENCES[::-1], PROMPTS, Words())
     text = (tmp_path / "tokens.jsonl").read_text(encoding="utf-8")
     assert "ü5 ü2" in text
     lines = [json.loads(line) for line in text.splitlines()]
     assert lines[0] == {
         "index": 0,
-        "prompt_tokens": 3,
+        "prompt_token_ids": [9, 8, 7],
         "token_ids": [5, 2],
-        "finish": "stop",
         "text": "ü5 ü2",
     }
     assert [line["index"] for line in lines] == [0, 1, 2]
-    write_tokens(tmp_path / "tokens.jsonl", SEQUENCES, (3, 1, 4), NONE)
+    write_tokens(tmp_path / "tokens.jsonl", SEQUENCES, PROMPTS, NONE)
     assert '"text": null' in (tmp_path / "tokens.jsonl").read_text()
 
 
@@ -168,7 +168,7 @@ def test_a_resumed_run_has_the_measurements_of_the_one_before(out: Path) -> None
         run.keep(*PARTS[1])
         assert run.records() == (PARTS[0][0], PARTS[1][0])
         journal.add(SEQUENCES[2:])
-        run.write(SEQUENCES, (3, 1, 4), NONE, RESULT)
+        run.write(SEQUENCES, PROMPTS, NONE, RESULT)
     assert len(Timeline.from_parquet(out / "timeline.parquet")) == 4
 
 
@@ -188,6 +188,6 @@ def test_a_part_without_its_record_does_not_count(out: Path) -> None:
         run.keep(*PARTS[1])
         (out / "parts" / "00000.json").unlink()
         assert run.records() == (PARTS[1][0],)
-        run.write(SEQUENCES, (3, 1, 4), NONE, RESULT)
+        run.write(SEQUENCES, PROMPTS, NONE, RESULT)
     frame = Timeline.from_parquet(out / "timeline.parquet").frame
     assert frame["start_s"].tolist() == [0.0, 0.25]

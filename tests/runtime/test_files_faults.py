@@ -10,7 +10,16 @@ import pytest
 from runtime.files import RunFiles, replaced, write_json
 from runtime.journal import JOURNAL, Journal
 from schedules.errors import BadInput, MoelabError
-from tests.runtime.test_files import NONE, PARTS, QUESTION, RESULT, SEQUENCES, finish, names
+from tests.runtime.test_files import (
+    NONE,
+    PARTS,
+    PROMPTS,
+    QUESTION,
+    RESULT,
+    SEQUENCES,
+    finish,
+    names,
+)
 
 
 @pytest.fixture
@@ -42,7 +51,7 @@ def test_a_full_disk_at_the_end_leaves_a_run_that_can_be_resumed(
         assert len(journal.finished) == 3
         run = RunFiles(journal, "run")
         assert len(run.records()) == 2
-        run.write(SEQUENCES, (3, 1, 4), NONE, RESULT)
+        run.write(SEQUENCES, PROMPTS, NONE, RESULT)
     assert names(out) == sorted(STAGES)
 
 

@@ -21,6 +21,7 @@ BASE = {
     "eos_token_ids": (2, 1),
     "dtype": "float16",
     "device": "cpu",
+    "n_gpus": 1,
 }
 OTHER = {
     "schedule": ("flexgen", "schedule was cgopipe, now it is flexgen"),
@@ -32,6 +33,7 @@ OTHER = {
     "eos_token_ids": ((), r"eos_token_ids was [1, 2], now it is []"),
     "dtype": ("float32", "dtype was float16, now it is float32"),
     "device": ("cuda", "device was cpu, now it is cuda"),
+    "n_gpus": (2, "n_gpus was 1, now it is 2"),
 }
 
 

@@ -1,7 +1,8 @@
 """What buffers hold and copies move: whatever a task computes with, the schedule has brought.
 
 `Tracking` follows the order of issue, as the dependencies do. It knows which rows of which matrices
-lie in every buffer, and which sequences' keys and values, and it looks at every computation.
+lie in every buffer, and which sequences' keys and values, and it looks at every computation. What
+else a task reads (hidden states, queries, logits) has been written in the same pass.
 """
 
 from collections.abc import Iterable, Iterator
@@ -70,6 +71,9 @@ class Tracking(RecordingIssuer):
     def _issue(self, task, stream_id, dependencies, work, operands) -> None:
         super()._issue(task, stream_id, dependencies, work, operands)
         assert (task.op in COPIES) == bool(operands.what), task
+        for buffer in operands.reads:
+            known = buffer in operands.writes or buffer.holds or id(buffer) in self.contents
+            assert known or id(buffer) in self.written or not buffer.bytes, (task, buffer)
         if operands.what:
             self.copy(task, work, operands)
         if task.op in READS:

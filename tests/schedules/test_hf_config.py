@@ -222,3 +222,11 @@ def test_the_name_is_that_of_the_file_the_folder_or_the_values(tmp_path, monkeyp
     assert from_hf_config(Path("config.json")).name == "my-moe"
     assert from_hf_config(config("mixtral", _name_or_path="org/name")).name == "org/name"
     assert from_hf_config(config("mixtral")).name == "mixtral"
+
+
+def test_the_number_of_qwen3s_experts_under_its_newer_name():
+    """transformers 5.23 writes `num_local_experts`; both names give the same model."""
+    old = config("qwen3_moe")
+    new = {("num_local_experts" if key == "num_experts" else key): old[key] for key in old}
+    assert new != old
+    assert from_hf_config(new) == from_hf_config(old)

@@ -4,10 +4,13 @@ Its layers are attentions (small letters) and FFNs (capitals for their weights).
 tensor of each is streamed, the query matrix or the gates with the up projections.
 """
 
+from unittest.mock import patch
+
 import pytest
 
 from schedules.batch.flexgen import FlexGen
 from schedules.errors import BadInput
+from tests.strategies import WatchedIssuer
 
 OPS = {
     "p": "pin_weights",
@@ -168,6 +171,18 @@ def test_prefill_with_page_locked_weights(lab):
     lab.check(graph, OPS, SECONDS, picture)
 
 
+def test_the_end_of_an_encoder_makes_all_keys_and_values_that_are_stored(lab):
+    """Switch-Base-8, one layer each: the FFN of the encoder, then the store of its micro-batch."""
+    with patch("sim.scenario.RecordingIssuer", WatchedIssuer):
+        schedule = lab.build(FlexGen, 3, layers=1, model="switch-base-8")
+    order = lab.order(lab.prefill(schedule), OPS)
+    accesses = schedule.node.issuer.accesses
+    for micro_batch in "abc":
+        made = accesses[order.index(f"f0{micro_batch}")].writes
+        (source,) = accesses[order.index(f"n0{micro_batch}")].reads
+        assert source in made
+
+
 # -- amounts and policies -----------------------------------------------------------------------
 
 
@@ -276,3 +291,54 @@ def test_all_steps_have_the_same_structure(lab, n):
 def test_attention_is_on_the_gpu(lab):
     with pytest.raises(BadInput, match="has no use for A_g = 1"):
         lab.build(FlexGen, A_g=1)
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+NEW_KV = 2 * 36 * 418 * 4_096  # keys and values of two micro-batches, until they have been stored
+
+
+def test_memory_peaks(lab):
+    """One layer's weights; hidden states of three micro-batches; two KV blocks of 36 x 450 tokens.
+
+    The widest point of a layer: two choices of gate, up, product and output, and two hidden states.
+    Cache and weights are in pageable host memory; staging and hidden states are page-locked.
+    """
+    peaks = lab.build(FlexGen, 504, pinned=False, **S1).node.issuer.peak_bytes
+    tokens, embeddings = 36 * 418, 2 * (2 * 131_072_000 + 4_096)
+    workspace = tokens * (2 * (3 * 14_336 + 4_096) * 2 + 2 * 8_192)
+    blocks = 2 * 36 * 450 * 4_096
+    small = 36 * (12_288 + 8_192)
+    gpu = embeddings + ATTENTION + FFN + workspace + 3 * tokens * 8_192 + NEW_KV + blocks + small
+    assert peaks["gpu"] == pytest.approx(gpu, abs=20)
+    locked = ATTENTION + FFN + 504 * 418 * 8_192 + blocks
+    assert peaks["pinned"] == pytest.approx(locked, abs=20)
+    cpu = 32 * (ATTENTION + FFN) + 504 * 450 * 4_096 * 32 + locked + small
+    assert peaks["cpu"] == pytest.approx(cpu, abs=20)
+
+
+def test_memory_of_hidden_states_that_stay(lab):
+    """r_h = 1: all fourteen on the GPU and none on the host, nor a ring for those that move.
+
+    r_h = 1/2: seven beside the ring of three.
+    """
+    moving, half, staying = (
+        lab.build(FlexGen, 504, r_h=r_h, pinned=False, **S1).node.issuer.peak_bytes
+        for r_h in (0.0, 0.5, 1.0)
+    )
+    hidden = 36 * 418 * 8_192
+    assert half["gpu"] - moving["gpu"] == 7 * hidden
+    assert staying["gpu"] - moving["gpu"] == 11 * hidden
+    assert moving["pinned"] - half["pinned"] == 7 * hidden
+    assert moving["pinned"] - staying["pinned"] == 14 * hidden
+
+
+def test_a_cache_on_the_gpu_needs_no_room_for_what_is_to_be_stored(lab):
+    """r_c = 1: the whole cache, 504 x 450 tokens of 32 layers, and neither blocks nor new KV."""
+    host, gpu = (
+        lab.build(FlexGen, 504, r_c=r_c, pinned=False, **S1).node.issuer.peak_bytes
+        for r_c in (0.0, 1.0)
+    )
+    cache = 504 * 450 * 4_096 * 32
+    assert gpu["gpu"] - host["gpu"] == cache - NEW_KV - 2 * 36 * 450 * 4_096
+    assert host["cpu"] - gpu["cpu"] == cache + 2 * 36 * 450 * 4_096

@@ -134,6 +134,21 @@ def test_bytes_of_a_step(lab):
     )
 
 
+def test_the_logits_of_a_prompt_may_use_a_free_place_for_keys_and_values(lab):
+    """OPT-30B, two prompts of 256 tokens, two micro-batches; bytes for each token.
+
+    A layer: up projection and output (4 + 1) x 7168 x 2, two hidden states of 14,336: 100,352.
+    The head: 50272 logits of 2 B and a hidden state, 114,880, of which 28,672 find room where one
+    of the two micro-batches' keys and values were. So the layer decides.
+    """
+    node = lab.build(FlexGenCPU, 2, model="opt-30b", prompts=(256,), r_w=1.0, r_h=1.0).node
+    work = node.work
+    weights = sum(work.layer_bytes(spec) for spec in node.all_layers) + work.embedding_bytes()
+    hidden, new_kv = 2 * 14_336, 2 * 28_672
+    small = 4 * 14_336  # queries, keys and values, and the attention's output, of one sequence
+    assert node.issuer.peak_bytes["gpu"] == weights + 256 * (100_352 + hidden + new_kv) + small
+
+
 def test_attention_works_on_float32_copies(lab):
     """In FlexGen's torch kernel 42 bytes are touched for each element of Mixtral's cache (2 x 8 x
     128 a token): 2 read, 4 + 4 for the float32 copy, 2 x 4 x 4 to repeat it for 4 query heads."""

@@ -178,6 +178,7 @@ def test_drawn_routing_names_the_experts(lab):
 def test_steps_differ_so_all_are_simulated(lab):
     schedule = build(lab, 3, layers=2, gen_len=12)
     generation = Generation(schedule, Roofline(load_hardware("gcp-t4-24c")))
+    assert not schedule.steps_alike
     assert not generation.alike
     assert generation.decode.shape[0] == 11
     assert len(set(generation.decode[:, 0].round(9).tolist())) > 2

@@ -1,0 +1,351 @@
+"""Systems that generate for the same prompts, timed alike: the schedules, and Hugging Face's own.
+
+Used by `throughput.py` and `gpu.py`; times are those of prefill and of each decode step, without
+loading weights.
+"""
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
+from torch import Tensor
+from transformers import AutoModelForCausalLM, MixtralConfig
+from transformers.generation.streamers import BaseStreamer
+
+from runtime.batches import policy_for, split
+from runtime.device import CUDA_RESERVE_BYTES, DeviceOptions
+from runtime.generate import make_timeline
+from runtime.sampling import Greedy
+from runtime.session import KERNELS, Session
+from runtime.weights import WeightSource
+from schedules.errors import BadInput, Infeasible
+from schedules.model import ModelSpec
+from schedules.placing import Placement, place
+from schedules.policy import Policy, make_policy
+from schedules.schedule import Schedule
+from schedules.timeline import Timeline
+from sim.replay import recorded_routing, recording, replay
+
+Prompts = Sequence[tuple[int, ...]]
+KEPT = tuple(i / 20 for i in range(20, 0, -1))  # shares r_w of the weights, largest first
+MARGIN = 0.99  # of the budget that a policy may plan: rows and tensors are rounded up
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One generation for all prompts.
+
+    Parameters
+    ----------
+    tokens: greedy ones, by prompt.
+    prefill_s, step_s: seconds of prefill and of each decode step, summed over the batches.
+    bound_s: work of the busiest stream; no order of the same tasks could take less.
+    simulated_s: what the simulator makes of the measured tasks.
+    peak_bytes, predicted_bytes: of the GPU, the most of any batch.
+    issue_s: seconds of the issuing thread for each task.
+    busy_s: by stream.
+    """
+
+    tokens: tuple[tuple[int, ...], ...]
+    prefill_s: float
+    step_s: tuple[float, ...]
+    bound_s: float | None = None
+    simulated_s: float | None = None
+    peak_bytes: int | None = None
+    predicted_bytes: int | None = None
+    issue_s: float | None = None
+    busy_s: Mapping[str, float] = field(default_factory=dict)
+    timelines: tuple[Timeline, ...] = ()
+
+    @property
+    def decode_s(self) -> float:
+        """All decode steps."""
+        return sum(self.step_s)
+
+    @property
+    def makespan_s(self) -> float:
+        """Prefill and all decode steps."""
+        return self.prefill_s + self.decode_s
+
+    @property
+    def tokens_per_s(self) -> float:
+        """All generated tokens over the makespan."""
+        return sum(map(len, self.tokens)) / self.makespan_s
+
+    @property
+    def decode_tokens_per_s(self) -> float | None:
+        """Tokens of the decode steps over their seconds."""
+        return len(self.tokens) * len(self.step_s) / self.decode_s if self.step_s else None
+
+
+def joined(parts: Sequence[Timed]) -> Timed:
+    """Batches that ran one after the other."""
+
+    def total(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if None in values else sum(values)
+
+    def most(name: str) -> Any:
+        return max((getattr(part, name) for part in parts if getattr(part, name)), default=None)
+
+    streams = dict.fromkeys(stream for part in parts for stream in part.busy_s)
+    return Timed(
+        tokens=tuple(sequence for part in parts for sequence in part.tokens),
+        prefill_s=total("prefill_s"),
+        step_s=tuple(map(sum, zip(*(part.step_s for part in parts), strict=True))),
+        bound_s=total("bound_s"),
+        simulated_s=total("simulated_s"),
+        peak_bytes=most("peak_bytes"),
+        predicted_bytes=most("predicted_bytes"),
+        issue_s=most("issue_s"),
+        busy_s={s: sum(part.busy_s.get(s, 0.0) for part in parts) for s in streams},
+        timelines=tuple(timeline for part in parts for timeline in part.timelines),
+    )
+
+
+# -- the schedules ----------------------------------------------------------------------------
+
+
+def run_schedule(
+    kind: type[Schedule],
+    source: WeightSource,
+    policy: Policy,
+    prompts: Prompts,
+    gen_len: int,
+    options: DeviceOptions,
+    record: bool = True,
+) -> Timed:
+    """All prompts, `policy.N` at a time; without `record` nothing but the phases is timed."""
+    parts = []
+    for batch in split(prompts, policy.N):
+        own = policy_for(policy, kind, batch)
+        parts.append(_run_batch(kind, source, own, batch.prompts, gen_len, options, record))
+    return joined(parts)
+
+
+def _run_batch(
+    kind: type[Schedule],
+    source: WeightSource,
+    policy: Policy,
+    prompts: Prompts,
+    gen_len: int,
+    options: DeviceOptions,
+    record: bool,
+) -> Timed:
+    free_memory()
+    arguments = (kind, source, policy, prompts, gen_len, options, Greedy())
+    with Session(*arguments, record=record) as session:
+        steps = [session.prefill(), *(session.decode_step() for _ in range(gen_len - 1))]
+        pool = session.schedule.node.gpus[0].pool
+        timeline = make_timeline(session.tasks(), session.streams, kind.name)
+        routing = session.routing()
+        tasks = sum(map(len, session.graphs))
+        issue_s = sum(session.issuing_s.values()) / max(1, tasks)
+        measured = {
+            "peak_bytes": session.peak_bytes[pool],
+            "predicted_bytes": session.predicted_bytes[pool],
+        }
+        prefill_s, *step_s = session.step_s
+    if record:
+        spec = source.architecture.spec
+        again = planned(kind, spec, policy, prompts, gen_len, options, routing)
+        simulated = replay(timeline, again, issue_s)
+        measured |= {
+            "bound_s": max(simulated.busy_s.values()),
+            "simulated_s": simulated.makespan_s,
+            "issue_s": issue_s,
+            "busy_s": simulated.busy_s,
+            "timelines": (timeline,),
+        }
+    tokens = tuple(map(tuple, np.stack(steps, axis=1).tolist()))
+    return Timed(tokens, prefill_s, tuple(step_s), **measured)
+
+
+def planned(
+    kind: type[Schedule],
+    spec: ModelSpec,
+    policy: Policy,
+    prompts: Prompts,
+    gen_len: int,
+    options: DeviceOptions,
+    routing: pd.DataFrame | None = None,
+    share: float = 1.0,
+) -> Schedule:
+    """The schedule on its node, without memory or device; `share` of the GPU's budget is there.
+
+    Raises `BadInput` and `Infeasible` as a session does.
+    """
+    reserve = CUDA_RESERVE_BYTES if options.device == "cuda" else 0
+    host = options.host_memory_bytes
+    gpu = int((options.gpu_memory_bytes - reserve) * share)
+    capacities = {"gpu": gpu, "cpu": host, "pinned": host, "disk": 0}
+    trace = None
+    if routing is not None and "expert_0" in routing:
+        trace = recorded_routing(routing)
+    return place(
+        kind,
+        Placement(
+            model=spec,
+            policy=policy,
+            lengths=tuple(map(len, prompts)),
+            gen_len=gen_len,
+            capacities=capacities,
+            open_issuer=recording(trace),
+            kernels=KERNELS,
+        ),
+    )
+
+
+def fitting_policy(
+    kind: type[Schedule],
+    spec: ModelSpec,
+    prompts: Prompts,
+    gen_len: int,
+    options: DeviceOptions,
+    micro_batches: int,
+    fixed: Mapping[str, Any],
+) -> Policy:
+    """The policy of a system, by one rule for all.
+
+    Schedules of one batch: the largest N of all prompts, a half, a quarter ... that fits. Others:
+    all prompts in `micro_batches` micro-batches, or twice as many until they fit; and then the
+    largest share r_w of the weights that stays on the GPU, in steps of 0.05. Values in `fixed` go
+    to schedules that know them. Raises `Infeasible` when nothing fits.
+    """
+    known = {key: value for key, value in fixed.items() if key in kind.knobs}
+
+    def fits(policy: Policy) -> bool:
+        try:
+            planned(kind, spec, policy, prompts[: policy.N], gen_len, options, share=MARGIN)
+        except (BadInput, Infeasible):
+            return False
+        return True
+
+    policy, size = None, len(prompts) if kind.one_batch else -(-len(prompts) // micro_batches)
+    while policy is None:
+        n = size if kind.one_batch else len(prompts)
+        candidate = make_policy({"N": n, "mu": size} | known)
+        if fits(candidate):
+            policy = candidate
+        elif size == 1:
+            planned(kind, spec, candidate, prompts[:n], gen_len, options, share=MARGIN)
+            raise Infeasible(f"schedule '{kind.name}': no policy fits")
+        size = -(-size // 2)
+    if "r_w" not in kind.knobs or "r_w" in known:
+        return policy
+    more = (policy.model_copy(update={"r_w": share}) for share in KEPT)
+    return next((p for p in more if fits(p)), policy)
+
+
+def free_memory() -> None:
+    """Give back what earlier systems have used."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+# -- Hugging Face -----------------------------------------------------------------------------
+
+
+class Clock(BaseStreamer):
+    """Notes when the prompt and each token were there; `generate` brings them to the host."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def run_transformers(model: Any, prompts: Prompts, gen_len: int, batch: int) -> Timed:
+    """`generate` with its KV cache, for prompts of one length, `batch` at a time."""
+    device = model.get_input_embeddings().weight.device
+    device = torch.device("cuda", 0) if device.type == "meta" else device
+    parts = []
+    for start in range(0, len(prompts), batch):
+        ids = torch.tensor(prompts[start : start + batch], device=device)
+        clock = Clock()
+        with torch.inference_mode():
+            made = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                streamer=clock,
+                do_sample=False,
+                max_new_tokens=gen_len,
+                pad_token_id=0,
+                eos_token_id=None,
+            )
+        tokens = tuple(map(tuple, made[:, ids.shape[1] :].tolist()))
+        prefill_s, *step_s = np.diff(clock.times).tolist()
+        parts.append(Timed(tokens, prefill_s, tuple(step_s)))
+    return joined(parts)
+
+
+def state_dict(source: WeightSource) -> dict[str, Tensor]:
+    """Weights of a Mixtral as transformers 5 names them, in memory of their own."""
+    spec = source.architecture.spec
+
+    def stacked(layer: int, name: str) -> Tensor:
+        return torch.stack([source.matrix(layer, name, e) for e in range(spec.n_experts)])
+
+    state = {
+        "model.embed_tokens.weight": source.embedding().clone(),
+        "model.norm.weight": source.final_norm().clone(),
+        "lm_head.weight": source.head().clone(),
+    }
+    for layer in range(spec.n_layers):
+        prefix = f"model.layers.{layer}."
+        experts = prefix + "mlp.experts."
+        gate_up = [stacked(layer, name) for name in ("gate", "up")]
+        state[experts + "gate_up_proj"] = torch.cat(gate_up, dim=1)
+        state[experts + "down_proj"] = stacked(layer, "down")
+        state[prefix + "mlp.gate.weight"] = source.matrix(layer, "router").clone()
+        for name in "qkvo":
+            state[f"{prefix}self_attn.{name}_proj.weight"] = source.matrix(layer, name).clone()
+        for ours, theirs in (("attn", "input"), ("ffn", "post_attention")):
+            vector = source.vector(layer, f"{ours}_norm")
+            assert vector is not None
+            state[f"{prefix}{theirs}_layernorm.weight"] = vector.clone()
+    return state
+
+
+def mixtral(source: WeightSource, state: Mapping[str, Tensor]) -> Any:
+    """A model of transformers over weights that are there already."""
+    arch, spec = source.architecture, source.architecture.spec
+    config = MixtralConfig(
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.expert_ffn_size,
+        num_hidden_layers=spec.n_layers,
+        num_attention_heads=spec.n_heads,
+        num_key_value_heads=spec.n_kv_heads,
+        num_local_experts=spec.n_experts,
+        num_experts_per_tok=spec.top_k,
+        max_position_embeddings=spec.max_context,
+        rms_norm_eps=arch.norm_eps,
+        tie_word_embeddings=False,
+    )
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=arch.dtype)
+    model.load_state_dict(dict(state), assign=True)
+    return model.eval()
+
+
+def offloaded(model: Any, gpu_bytes: int) -> Any:
+    """accelerate's offload: `gpu_bytes` of whole modules on the GPU, the others on the CPU."""
+    device_map = infer_auto_device_map(
+        model,
+        max_memory={0: gpu_bytes, "cpu": 1 << 50},
+        no_split_module_classes=list(model._no_split_modules or ()),
+    )
+    return dispatch_model(model, device_map, main_device=0)

@@ -1,0 +1,404 @@
+"""Tokens/s of every schedule on this machine, beside transformers and, with CUDA, accelerate.
+
+Run `python benchmarks/throughput.py [--json FILE]`; `--help` lists what can be chosen.
+
+A Mixtral with random weights is written by transformers once, and every system generates greedily
+for the same prompts (all of one length, so that none pads) within the same budget of GPU memory,
+the systems in turns. Policies follow one rule (`systems.fitting_policy`): schedules of one batch
+get the largest batch that fits, the others all prompts in four micro-batches, and then as large a
+share of the weights on the GPU as fits.
+
+On the CPU a second region of host memory stands for the GPU, and copies to and from it are held to
+`--link-bandwidth`. accelerate cannot do this: it offloads to the CPU and has no other device to
+offload from. So there the schedule `accelerate` takes its place, and transformers runs with all
+weights resident and with all cores: it is what the schedules would be without a budget.
+
+Columns: N and mu, micro-batch; medians of tokens/s over the rounds, smallest and largest; the share
+of the bound, which is the work of the busiest stream over the makespan, and what the simulator
+makes of the measured tasks over what was measured; peak of the GPU's memory, as measured, as the
+schedule said, and what it may use; how many times as fast as accelerate.
+
+The last lines compare runs of CGOPipe that note when each task ran with runs that do not.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from systems import Prompts, Timed, fitting_policy, free_memory, offloaded, run_schedule
+from systems import run_transformers as generate
+from transformers import AutoModelForCausalLM, MixtralConfig
+from transformers.utils import logging
+
+from runtime.checkpoint import Checkpoint
+from runtime.device import DeviceOptions
+from runtime.environment import provenance
+from schedules.errors import Infeasible
+from schedules.schedule import find_schedule, schedules
+from schedules.task import DType
+
+BASELINE = "accelerate"
+HOST_BYTES = 1 << 36
+MICRO_BATCHES = 4
+RECORDED = "cgopipe"  # the schedule whose recording is timed: it has the most tasks
+RESIDENT_SHARE = 0.5  # of the budget that accelerate may fill with weights; the rest computes
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model and what it is asked.
+
+    Parameters
+    ----------
+    gpu_bytes: the budget. link_bytes_per_s: of a host device.
+    """
+
+    hidden: int
+    width: int
+    heads: int
+    kv_heads: int
+    layers: int
+    vocabulary: int
+    prompts: int
+    prompt_len: int
+    gen_len: int
+    gpu_bytes: int
+    link_bytes_per_s: float
+    dtype: DType = "float32"
+
+
+SIZES = {
+    "tiny": Size(64, 96, 4, 2, 4, 160, 4, 6, 3, 2_200_000, 1e9),
+    "mini": Size(256, 640, 8, 2, 6, 1024, 32, 16, 16, 80_000_000, 5e8),
+    "small": Size(1024, 3584, 16, 4, 6, 8192, 64, 64, 8, 2_000_000_000, 4e9),
+    "large": Size(4096, 14336, 32, 8, 8, 32000, 512, 128, 8, 16 << 30, 25e9, "float16"),
+}
+"""`large` has layers of Mixtral 8x7B; the others about its ratios. What fits on the GPU beside two
+layers is a third to a half of the weights."""
+
+
+@dataclass
+class System:
+    """Something that generates, and all its rounds.
+
+    Parameters
+    ----------
+    batch, micro_batch: N and mu. note: what else its policy says.
+    run: one round.
+    """
+
+    name: str
+    batch: int
+    micro_batch: int
+    note: str
+    run: Callable[[], Timed]
+    rounds: list[Timed] = field(default_factory=list)
+
+    def median(self, value: Callable[[Timed], float | None]) -> float | None:
+        """Over the rounds; None where there is no value."""
+        values = [v for v in map(value, self.rounds) if v is not None]
+        return statistics.median(values) if values else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        rates = [r.tokens_per_s for r in self.rounds]
+        last = self.rounds[-1]
+        return {
+            "name": self.name,
+            "N": self.batch,
+            "mu": self.micro_batch,
+            "policy": self.note,
+            "tokens_per_s": statistics.median(rates),
+            "tokens_per_s_min": min(rates),
+            "tokens_per_s_max": max(rates),
+            "decode_tokens_per_s": self.median(lambda r: r.decode_tokens_per_s),
+            "prefill_s": self.median(lambda r: r.prefill_s),
+            "bound_share": self.median(lambda r: _ratio(r.bound_s, r.makespan_s)),
+            "simulated_share": self.median(lambda r: _ratio(r.simulated_s, r.makespan_s)),
+            "peak_bytes": last.peak_bytes,
+            "predicted_bytes": last.predicted_bytes,
+            "issue_s_per_task": self.median(lambda r: r.issue_s),
+            "rounds": rates,
+        }
+
+
+def _ratio(value: float | None, of: float) -> float | None:
+    return None if value is None else value / of
+
+
+def write_checkpoint(size: Size, folder: Path) -> Path:
+    """A Mixtral with random weights, by transformers."""
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        max_position_embeddings=4096,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=None,
+    )
+    kind = getattr(torch, size.dtype)
+    AutoModelForCausalLM.from_config(config, dtype=kind).save_pretrained(folder)
+    return folder
+
+
+def random_prompts(size: Size) -> Prompts:
+    """Prompts of one length."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (size.prompts, size.prompt_len)
+    return tuple(map(tuple, torch.randint(size.vocabulary, shape, generator=generator).tolist()))
+
+
+def all_systems(
+    names: Sequence[str], source: Checkpoint, folder: Path, size: Size, options: DeviceOptions
+) -> tuple[list[System], dict[str, str]]:
+    """The systems, and why schedules are missing."""
+    prompts, spec = random_prompts(size), source.architecture.spec
+    found, missing = [transformers_system(folder, size, options, prompts)], {}
+    if options.device == "cuda":
+        found.append(accelerate_system(folder, size, options, prompts))
+    for name in names:
+        kind = find_schedule(name)
+        try:
+            policy = fitting_policy(kind, spec, prompts, size.gen_len, options, MICRO_BATCHES, {})
+        except Infeasible as error:
+            missing[name] = str(error)
+            continue
+        arguments = (kind, source, policy, prompts, size.gen_len, options)
+        note = f"r_w={policy.r_w:g}" if policy.r_w else ""
+        run = _bind(run_schedule, *arguments)
+        found.append(System(name, policy.N, policy.mu, note, run))
+    return found, missing
+
+
+def _bind(function: Callable[..., Timed], *arguments: Any) -> Callable[[], Timed]:
+    return lambda: function(*arguments)
+
+
+def load(folder: Path, size: Size) -> Any:
+    """The checkpoint in transformers, with its fastest attention."""
+    kind = getattr(torch, size.dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
+    return model.eval()
+
+
+def transformers_system(
+    folder: Path, size: Size, options: DeviceOptions, prompts: Prompts
+) -> System:
+    """transformers with all weights resident, outside any budget."""
+    model = load(folder, size)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+    def run() -> Timed:
+        free_memory()
+        if options.device == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            model.cuda()
+        before = torch.get_num_threads()
+        torch.set_num_threads(cores)
+        try:
+            return generate(model, prompts, size.gen_len, len(prompts))
+        finally:
+            torch.set_num_threads(before)
+            if options.device == "cuda":
+                model.cpu()
+
+    return System("transformers (resident)", len(prompts), len(prompts), "", run)
+
+
+def accelerate_system(folder: Path, size: Size, options: DeviceOptions, prompts: Prompts) -> System:
+    """accelerate's offload within the budget; the batch is halved until it fits."""
+    resident = int(options.gpu_memory_bytes * RESIDENT_SHARE)
+    model = offloaded(load(folder, size), resident)
+    system = System(f"{BASELINE} (Hugging Face)", len(prompts), len(prompts), "max_memory", _never)
+
+    def run() -> Timed:
+        free_memory()
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, options.gpu_memory_bytes / total))
+        torch.cuda.reset_peak_memory_stats()
+        while True:
+            try:
+                return generate(model, prompts, size.gen_len, system.batch)
+            except torch.OutOfMemoryError:
+                if system.batch == 1:
+                    raise
+                system.batch = system.micro_batch = -(-system.batch // 2)
+                free_memory()
+
+    system.run = run
+    return system
+
+
+def _never() -> Timed:
+    raise NotImplementedError
+
+
+def take_turns(systems: Sequence[System], rounds: int) -> None:
+    """A round that does not count, then `rounds` that do."""
+    for number in range(rounds + 1):
+        for system in systems:
+            done = system.run()
+            if number:
+                system.rounds.append(done)
+
+
+def recording_overhead(
+    source: Checkpoint, size: Size, options: DeviceOptions, pairs: int
+) -> dict[str, Any]:
+    """What noting the times of all tasks costs: seconds with it over seconds without it.
+
+    Pairs of runs, the order changing from pair to pair: the median of their ratios, and the ratio
+    of the fastest runs, which other programs on the machine disturb least.
+    """
+    kind, prompts = find_schedule(RECORDED), random_prompts(size)
+    spec = source.architecture.spec
+    policy = fitting_policy(kind, spec, prompts, size.gen_len, options, MICRO_BATCHES, {})
+    arguments = (kind, source, policy, prompts, size.gen_len, options)
+    seconds: dict[bool, list[float]] = {True: [], False: []}
+    for pair in range(pairs):
+        for record in (True, False) if pair % 2 else (False, True):
+            seconds[record].append(run_schedule(*arguments, record=record).makespan_s)
+    ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
+    return {
+        "schedule": RECORDED,
+        "pairs": pairs,
+        "ratio": statistics.median(ratios),
+        "ratio_of_fastest": min(seconds[True]) / min(seconds[False]),
+        "ratios": ratios,
+    }
+
+
+def same_tokens(systems: Sequence[System]) -> dict[str, bool]:
+    """Whether each system's tokens, in every round, are those of the first one."""
+    expected = systems[0].rounds[0].tokens
+    return {s.name: all(r.tokens == expected for r in s.rounds) for s in systems}
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], baseline: float | None, budget: int) -> None:
+    """One line for each system, fastest first."""
+    head = ("system", "N/mu", "policy", "tokens/s", "(min-max)", "of bound", "simulated")
+    sizes = f"{'peak':>8} {'predicted':>9} {'budget':>8}"
+    print(
+        f"{head[0]:27} {head[1]:>9} {head[2]:10} {head[3]:>9} {head[4]:>15} {head[5]:>9} "
+        f"{head[6]:>9} {sizes} {'x ' + BASELINE:>12}"
+    )
+    for row in sorted(rows, key=lambda r: -r["tokens_per_s"]):
+        spread = f"({row['tokens_per_s_min']:.1f}-{row['tokens_per_s_max']:.1f})"
+        used, said = (_megabytes(row[key]) for key in ("peak_bytes", "predicted_bytes"))
+        allowed = _megabytes(budget) if row["peak_bytes"] else ""
+        faster = f"{row['tokens_per_s'] / baseline:.2f}" if baseline else ""
+        print(
+            f"{row['name']:27} {row['N']:>4}/{row['mu']:<4} {row['policy']:10} "
+            f"{row['tokens_per_s']:9.1f} {spread:>15} {_percent(row['bound_share']):>9} "
+            f"{_percent(row['simulated_share']):>9} {used:>8} {said:>9} {allowed:>8} {faster:>12}"
+        )
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f} MB"
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print, and write JSON if asked for; returns what was found."""
+    asked = _parser().parse_args(arguments)
+    size = _changed(SIZES[asked.size], asked)
+    rate = size.link_bytes_per_s if asked.device == "cpu" else None
+    options = DeviceOptions(asked.device, size.gpu_bytes, HOST_BYTES, link_bytes_per_s=rate)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(asked, size, options, write_checkpoint(size, Path(folder)))
+    report(found, size)
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return found
+
+
+def measure(
+    asked: argparse.Namespace, size: Size, options: DeviceOptions, folder: Path
+) -> dict[str, Any]:
+    """All systems and the overhead of recording, as plain values."""
+    source = Checkpoint(folder)
+    systems, missing = all_systems(
+        asked.schedules or list(schedules()), source, folder, size, options
+    )
+    take_turns(systems, asked.rounds)
+    rows = [system.to_dict() for system in systems]
+    baseline = next((r["tokens_per_s"] for r in rows if r["name"].startswith(BASELINE)), None)
+    for row in rows:
+        row["speedup"] = row["tokens_per_s"] / baseline if baseline else None
+    presets = {"size": asked.size} | vars(size) | {"threads": list(options.threads)}
+    return {
+        "systems": rows,
+        "missing": missing,
+        "same_tokens": same_tokens(systems),
+        "recording": recording_overhead(source, size, options, asked.pairs),
+        "provenance": provenance(0, presets, asked.device),
+    }
+
+
+def report(found: Mapping[str, Any], size: Size) -> None:
+    """Print the table, the missing schedules, the check of the tokens and recording's cost."""
+    rows, where = found["systems"], found["provenance"]["environment"]
+    print(
+        f"Mixtral of {size.layers} layers, {size.hidden} wide, {size.dtype}, on {where['device']}; "
+        f"{size.prompts} prompts of {size.prompt_len} tokens, {size.gen_len} generated"
+    )
+    baseline = next((r["tokens_per_s"] for r in rows if r["name"].startswith(BASELINE)), None)
+    print_table(rows, baseline, size.gpu_bytes)
+    for name, reason in found["missing"].items():
+        print(f"{name}: {reason}")
+    other = [name for name, same in found["same_tokens"].items() if not same]
+    print(f"the same greedy tokens in all systems: {'no: ' + ', '.join(other) if other else 'yes'}")
+    cost = found["recording"]
+    print(
+        f"recording ({cost['schedule']}): x {cost['ratio']:.4f} seconds in the median of "
+        f"{cost['pairs']} pairs, x {cost['ratio_of_fastest']:.4f} in the fastest runs"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("schedules", nargs="*", help="default: all")
+    parser.add_argument("--size", choices=SIZES, default="mini")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="the budget")
+    parser.add_argument("--link-bandwidth", type=float, metavar="GB/S", help="of the host device")
+    parser.add_argument("--prompts", type=int)
+    parser.add_argument("--gen-len", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=9, help="of runs with and without recording")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser
+
+
+def _changed(size: Size, asked: argparse.Namespace) -> Size:
+    values = vars(size) | {
+        "prompts": asked.prompts or size.prompts,
+        "gen_len": asked.gen_len or size.gen_len,
+    }
+    if asked.gpu_memory is not None:
+        values["gpu_bytes"] = int(asked.gpu_memory * 1e9)
+    if asked.link_bandwidth is not None:
+        values["link_bytes_per_s"] = asked.link_bandwidth * 1e9
+    return Size(**values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A schedule on this machine's memory, before and while it runs."""
+
+from collections.abc import Sequence
+
+from runtime.device import CUDA_RESERVE_BYTES, DeviceOptions
+from schedules.batching import MicroBatch
+from schedules.errors import BadInput
+from schedules.graph import RecordingIssuer
+from schedules.issuer import Issuer
+from schedules.kernels import Kernels
+from schedules.model import ModelSpec
+from schedules.placing import Capacities, OpenIssuer, Placement, place
+from schedules.policy import Policy
+from schedules.schedule import Schedule
+
+KERNELS = Kernels(experts="loop", cpu_attention="native", logits="last")
+"""The kernels of the runtime, for all schedules alike: experts by token count without padding,
+each cached element read once, logits of last positions."""
+
+
+def budget_bytes(options: DeviceOptions) -> int:
+    """Device memory for buffers. Raises `BadInput` when CUDA's own needs leave none."""
+    reserve = CUDA_RESERVE_BYTES if options.device == "cuda" else 0
+    if options.gpu_memory_bytes <= reserve:
+        raise BadInput(
+            f"--gpu-memory must be more than {CUDA_RESERVE_BYTES >> 20} MiB on a CUDA device"
+        )
+    return options.gpu_memory_bytes - reserve
+
+
+def placement(
+    model: ModelSpec,
+    policy: Policy,
+    lengths: Sequence[int],
+    gen_len: int,
+    options: DeviceOptions,
+    gpus: int,
+    open_issuer: OpenIssuer,
+) -> Placement:
+    """What decides the node of a session: prompts of these lengths, this machine's memory."""
+    host = options.host_memory_bytes
+    return Placement(
+        model=model,
+        policy=policy,
+        lengths=tuple(lengths),
+        gen_len=gen_len,
+        capacities={"gpu": budget_bytes(options), "cpu": host, "pinned": host, "disk": 0},
+        open_issuer=open_issuer,
+        gpus=gpus,
+        kernels=KERNELS,
+    )
+
+
+def check_schedule(kind: type[Schedule], policy: Policy, gpus: int) -> None:
+    """Raise `BadInput` for a policy, or a number of GPUs, that the runtime cannot run."""
+    kind.check(policy, gpus)
+    if gpus > 1 and kind.multi_gpu != "tensor":
+        raise BadInput(
+            f"schedule '{kind.name}' runs on one GPU; on several only tensor-parallel ones run"
+        )
+
+
+def check_memory(
+    kind: type[Schedule],
+    model: ModelSpec,
+    policy: Policy,
+    lengths: Sequence[int],
+    gen_len: int,
+    options: DeviceOptions,
+    gpus: int = 1,
+) -> None:
+    """Raise `Infeasible` when a pool is too small, in a moment and before any weight is read."""
+
+    def open_issuer(
+        streams: tuple[str, ...],
+        capacities: Capacities,
+        hosts: int,
+        batches: tuple[MicroBatch, ...],
+    ) -> Issuer:
+        return RecordingIssuer(streams, capacities, hosts)
+
+    place(kind, placement(model, policy, lengths, gen_len, options, gpus, open_issuer))
