@@ -12,12 +12,15 @@ FALLBACKS := $(if $(filter file,$(origin PYTHON)),python3.13 python3.12 python3.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test benchmark clean
+.PHONY: help demo demo-runtime test benchmark benchmark-runtime gpu clean
 
 help:
 	@echo 'make demo   compare seven systems on one T4 and write demo.html'
+	@echo 'make demo-runtime  run two of them for real on this CPU and write demo-runtime.html'
 	@echo 'make test   lint, types, import rules, tests and examples'
 	@echo 'make benchmark  time the engine and a whole generation'
+	@echo 'make benchmark-runtime  tokens/s of every schedule on this CPU, and what recording costs'
+	@echo 'make gpu PYTHON=python3  check and measure on a CUDA machine, into $$OUT or gpu-results'
 	@echo 'make clean  remove .venv and everything else that was made'
 	@echo 'Another interpreter (Python >= 3.11): make test PYTHON=python3.12'
 
@@ -25,6 +28,20 @@ demo: $(VENV)/base.stamp
 	$(VENV)/bin/moelab compare cgopipe fastdecode flexgen flexgen-cpu zero-inference accelerate \
 		gpu-only --model mixtral-8x7b --hardware gcp-t4-24c --workload mtbench --gen-len 128 \
 		--report demo.html
+
+# The weights do not fit into the budget, and take longer to arrive than to be computed with, as on a
+# GPU behind PCIe. One OpenMP thread for the issuing thread: the streams have threads of their own.
+DEMO := build/demo-runtime
+RUN := OMP_NUM_THREADS=1 $(VENV)/bin/moelab run
+SMALL := --checkpoint $(DEMO)/model --prompts $(DEMO)/prompts.jsonl --gen-len 16 --micro-batch 6 \
+	--device cpu --gpu-memory 176MiB --link-bandwidth 0.5GB/s --ignore-eos --verify
+
+demo-runtime: $(VENV)/runtime.stamp
+	@rm -rf $(DEMO)
+	$(VENV)/bin/python -m runtime.demo $(DEMO)
+	$(RUN) cgopipe $(SMALL) --out $(DEMO)/cgopipe
+	$(RUN) flexgen $(SMALL) --out $(DEMO)/flexgen
+	$(VENV)/bin/moelab replay $(DEMO)/cgopipe $(DEMO)/flexgen --report demo-runtime.html
 
 test: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check
@@ -35,6 +52,13 @@ test: $(VENV)/dev.stamp
 
 benchmark: $(VENV)/base.stamp
 	$(VENV)/bin/python benchmarks/engine.py
+
+benchmark-runtime: $(VENV)/dev.stamp
+	$(VENV)/bin/python benchmarks/throughput.py
+
+# With the Python that is named, which must have everything: such machines may have no network.
+gpu:
+	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) benchmarks/gpu.py $(GPU_FLAGS)
 
 $(VENV)/bin/python:
 	@for python in '$(PYTHON)' $(FALLBACKS); do \
@@ -54,12 +78,17 @@ $(VENV)/base.stamp: pyproject.toml constraints.txt $(VENV)/bin/python
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
+$(VENV)/runtime.stamp: $(VENV)/base.stamp
+	@echo 'Installing what runs schedules for real: PyTorch and transformers'
+	@$(PIP) --no-build-isolation --editable '.[runtime]'
+	@touch $@
+
 $(VENV)/dev.stamp: $(VENV)/base.stamp
 	@echo 'Installing the tools for tests'
 	@$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo.html .hypothesis .benchmarks \
+	rm -rf $(VENV) build dist *.egg-info demo.html demo-runtime.html .hypothesis .benchmarks \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -39,12 +39,21 @@ def plain_reading(tensors: tuple[Tensor, ...], threads: int) -> Callable[[], Non
     return lambda: in_parallel(lambda i: [total(part) for part in parts[i]], threads)
 
 
-def in_pytorch(q: Tensor, keys: Tensor, values: Tensor, context: int) -> Callable[[], Tensor]:
+def in_pytorch(
+    q: Tensor, keys: Tensor, values: Tensor, context: int, threads: int
+) -> Callable[[], None]:
     """PyTorch's attention at its best: the heads of a group stand as queries of their KV head."""
     n, _, d = q.shape
     grouped = q.view(n, keys.shape[1], -1, d)
     k, v = (cached.view(n, context, -1, d).transpose(1, 2) for cached in (keys, values))
-    return lambda: scaled_dot_product_attention(grouped, k, v)
+
+    def attend() -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        scaled_dot_product_attention(grouped, k, v)
+        torch.set_num_threads(before)
+
+    return attend
 
 
 def actions(
@@ -62,7 +71,7 @@ def actions(
     compared = {
         "reading": plain_reading((keys, values), threads),
         "kernel": lambda: decode_attention(q, keys, values, offsets, contexts, out, threads),
-        "torch": in_pytorch(q, keys, values, context),
+        "torch": in_pytorch(q, keys, values, context, threads),
     }
     return compared, 2 * keys.nbytes
 
@@ -76,7 +85,6 @@ def measure(
     n_bytes: float = 256e6,
 ) -> dict[str, float]:
     """Medians of GB/s, and of the kernel's ratio to plain reading."""
-    torch.set_num_threads(threads)
     compared, read_bytes = actions(dtype, heads, context, threads, n_bytes)
     speeds: dict[str, list[float]] = {name: [] for name in compared}
     for names in (("reading", "kernel"), ("torch",)):  # PyTorch's threads spin for a while

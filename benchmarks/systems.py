@@ -7,7 +7,7 @@ loading weights.
 import gc
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,15 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 from transformers.generation.streamers import BaseStreamer
 
 from runtime.batches import policy_for, split
-from runtime.device import CUDA_RESERVE_BYTES, DeviceOptions
+from runtime.device import DeviceOptions
 from runtime.generate import make_timeline
+from runtime.placing import placement
 from runtime.sampling import Greedy
-from runtime.session import KERNELS, Session
+from runtime.session import Session
 from runtime.weights import WeightSource
 from schedules.errors import BadInput, Infeasible
 from schedules.model import ModelSpec
-from schedules.placing import Placement, place
+from schedules.placing import place
 from schedules.policy import Policy, make_policy
 from schedules.schedule import Schedule
 from schedules.timeline import Timeline
@@ -181,25 +182,12 @@ def planned(
 
     Raises `BadInput` and `Infeasible` as a session does.
     """
-    reserve = CUDA_RESERVE_BYTES if options.device == "cuda" else 0
-    host = options.host_memory_bytes
-    gpu = int((options.gpu_memory_bytes - reserve) * share)
-    capacities = {"gpu": gpu, "cpu": host, "pinned": host, "disk": 0}
+    less = replace(options, gpu_memory_bytes=int(options.gpu_memory_bytes * share))
     trace = None
     if routing is not None and "expert_0" in routing:
         trace = recorded_routing(routing)
-    return place(
-        kind,
-        Placement(
-            model=spec,
-            policy=policy,
-            lengths=tuple(map(len, prompts)),
-            gen_len=gen_len,
-            capacities=capacities,
-            open_issuer=recording(trace),
-            kernels=KERNELS,
-        ),
-    )
+    lengths = list(map(len, prompts))
+    return place(kind, placement(spec, policy, lengths, gen_len, less, 1, recording(trace)))
 
 
 def fitting_policy(
@@ -275,16 +263,15 @@ def run_transformers(model: Any, prompts: Prompts, gen_len: int, batch: int) -> 
     for start in range(0, len(prompts), batch):
         ids = torch.tensor(prompts[start : start + batch], device=device)
         clock = Clock()
-        with torch.inference_mode():
-            made = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                streamer=clock,
-                do_sample=False,
-                max_new_tokens=gen_len,
-                pad_token_id=0,
-                eos_token_id=None,
-            )
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            streamer=clock,
+            do_sample=False,
+            max_new_tokens=gen_len,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
         tokens = tuple(map(tuple, made[:, ids.shape[1] :].tolist()))
         prefill_s, *step_s = np.diff(clock.times).tolist()
         parts.append(Timed(tokens, prefill_s, tuple(step_s)))

@@ -76,7 +76,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(64, 96, 4, 2, 4, 160, 4, 6, 3, 2_200_000, 1e9),
-    "mini": Size(256, 640, 8, 2, 6, 1024, 32, 16, 16, 80_000_000, 5e8),
+    "mini": Size(256, 640, 8, 2, 6, 1024, 32, 16, 12, 80_000_000, 5e8),
     "small": Size(1024, 3584, 16, 4, 6, 8192, 64, 64, 8, 2_000_000_000, 4e9),
     "large": Size(4096, 14336, 32, 8, 8, 32000, 512, 128, 8, 16 << 30, 25e9, "float16"),
 }
@@ -229,13 +229,13 @@ def accelerate_system(folder: Path, size: Size, options: DeviceOptions, prompts:
         torch.cuda.set_per_process_memory_fraction(min(1.0, options.gpu_memory_bytes / total))
         torch.cuda.reset_peak_memory_stats()
         while True:
+            free_memory()
             try:
                 return generate(model, prompts, size.gen_len, system.batch)
             except torch.OutOfMemoryError:
                 if system.batch == 1:
                     raise
                 system.batch = system.micro_batch = -(-system.batch // 2)
-                free_memory()
 
     system.run = run
     return system
@@ -259,24 +259,27 @@ def recording_overhead(
 ) -> dict[str, Any]:
     """What noting the times of all tasks costs: seconds with it over seconds without it.
 
-    Pairs of runs, the order changing from pair to pair: the median of their ratios, and the ratio
-    of the fastest runs, which other programs on the machine disturb least.
+    Runs in pairs, the order changing from pair to pair: the ratio of the medians of all decode
+    steps, and of their first quartiles, which other programs on the machine disturb less.
     """
     kind, prompts = find_schedule(RECORDED), random_prompts(size)
     spec = source.architecture.spec
     policy = fitting_policy(kind, spec, prompts, size.gen_len, options, MICRO_BATCHES, {})
     arguments = (kind, source, policy, prompts, size.gen_len, options)
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+    steps: dict[bool, list[float]] = {True: [], False: []}
     for pair in range(pairs):
         for record in (True, False) if pair % 2 else (False, True):
-            seconds[record].append(run_schedule(*arguments, record=record).makespan_s)
-    ratios = [a / b for a, b in zip(seconds[True], seconds[False], strict=True)]
+            steps[record] += run_schedule(*arguments, record=record).step_s
+    low, middle, _ = (
+        a / b
+        for a, b in zip(*(statistics.quantiles(steps[r], n=4) for r in (True, False)), strict=True)
+    )
     return {
         "schedule": RECORDED,
         "pairs": pairs,
-        "ratio": statistics.median(ratios),
-        "ratio_of_fastest": min(seconds[True]) / min(seconds[False]),
-        "ratios": ratios,
+        "ratio": middle,
+        "ratio_of_quartiles": low,
+        "step_s": {"with": steps[True], "without": steps[False]},
     }
 
 
@@ -368,8 +371,8 @@ def report(found: Mapping[str, Any], size: Size) -> None:
     print(f"the same greedy tokens in all systems: {'no: ' + ', '.join(other) if other else 'yes'}")
     cost = found["recording"]
     print(
-        f"recording ({cost['schedule']}): x {cost['ratio']:.4f} seconds in the median of "
-        f"{cost['pairs']} pairs, x {cost['ratio_of_fastest']:.4f} in the fastest runs"
+        f"recording ({cost['schedule']}): a decode step takes x {cost['ratio']:.4f} in the median of "
+        f"{cost['pairs']} pairs of runs, x {cost['ratio_of_quartiles']:.4f} in the first quartile"
     )
 
 

@@ -331,6 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     except MoelabError as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        typer.echo(f"moelab: {error}", err=True)
+        several = os.environ.get("WORLD_SIZE", "1") != "1"  # processes, under torchrun
+        speaker = f"moelab (rank {os.environ.get('RANK')})" if several else "moelab"
+        typer.echo(f"{speaker}: {error}", err=True)
         wrong = isinstance(error, BadInput | Infeasible)
         raise SystemExit(2 if wrong else getattr(error, "exit_code", 1)) from None

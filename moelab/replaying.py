@@ -36,8 +36,10 @@ class Replayed:
         simulated = self.simulated
         busy_s = self.run.value("busy_s")
         return {
+            "run": str(self.run.path),
             **{key: self.run.value(key) for key in ("schedule", "model", "hardware", "workload")},
             "policy": self.run.policy.model_dump(),
+            "batches": len(self.batches),
             "tasks": sum(len(found.timeline) for _, found in self.batches),
             "issue_s_per_task": self.run.value(MEASURED, "issue_s_per_task"),
             "measured": measured,

@@ -14,7 +14,7 @@ from reports.files import write_text
 from reports.lanes import Panel, make_panel
 from reports.page import document, without_tasks, zoomable
 from reports.palette import op_colours
-from reports.replay_table import BUSY, TIMES, Replayed, busy_rows, error_of, time_rows
+from reports.replay_table import BUSY, TIMES, Replayed, busy_rows, error_of, labels, time_rows
 from reports.timeline_figure import notes, stacked_figure
 from reports.timeline_page import PAGE_TASKS
 from reports.windows import MANY_TASKS, Window, default_window, whole
@@ -35,9 +35,9 @@ class Both(NamedTuple):
 def write_replays(runs: Sequence[Both], path: str | Path) -> None:
     """Write replays as a self-contained HTML page that opens offline.
 
-    Each run has two panels, the measured above the simulated timeline, whose axes are 0 where the
-    middle decode step begins. Raises `BadInput` when there is no run, a timeline has no tasks, or
-    the file cannot be written.
+    Each run has two panels, the measured above the simulated timeline; both are 0 where the middle
+    decode step begins, or its middle layer where a step has too many tasks to be read. Raises
+    `BadInput` when there is no run, a timeline has no tasks, or the file cannot be written.
     """
     if not runs:
         raise BadInput("a page of replays needs at least one")
@@ -52,8 +52,7 @@ def write_replays(runs: Sequence[Both], path: str | Path) -> None:
         "what issuing a task took; when the tasks ran is its own answer.</p>",
         _table(TIMES, time_rows(replays)),
         "<h2>The same step on both clocks</h2>",
-        "<p class='note'>One time axis for all, which is 0 where the middle decode step begins. "
-        "Drag to move, scroll to zoom, double-click to return.</p>",
+        f"<p class='note'>{html.escape(_axis(runs, next(iter(windows))))}</p>",
         zoomable("replays", figure, panels),
         f"<p class='note'>{html.escape(' '.join(notes(panels, zooming=True)))}</p>",
         "<h2>Who worked</h2>",
@@ -72,9 +71,9 @@ def headline(replays: Sequence[Replayed]) -> str:
     'a: measured 2.00 s, simulated 1.90 s (-5.0 %).'
     """
     parts = [
-        f"{r['schedule']}: measured {units.seconds(r['measured']['makespan_s'])}, simulated "
+        f"{name}: measured {units.seconds(r['measured']['makespan_s'])}, simulated "
         f"{units.seconds(r['simulated']['makespan_s'])} ({error_of(r)})"
-        for r in replays
+        for name, r in zip(labels(replays), replays, strict=True)
     ]
     return "; ".join(parts) + "."
 
@@ -94,7 +93,8 @@ def drawn(runs: Sequence[Both]) -> tuple[list[Panel], dict[str, Window], dict[st
     )
     layers = [default_window(timeline) for timeline in timelines]
     windows = layers if many else steps
-    titles = [title for run in runs for title in _titles(run.replayed)]
+    replays = [run.replayed for run in runs]
+    titles = [t for pair in map(_titles, labels(replays), replays) for t in pair]
     panels = [
         make_panel(timeline, window, limit, title, origin_s=window[0])
         for timeline, window, limit, title in zip(timelines, windows, limits, titles, strict=True)
@@ -120,14 +120,25 @@ def middle_step(timeline: Timeline) -> Window:
     return float(rows["start_s"].min()), float(rows["end_s"].max())
 
 
-def _titles(replayed: Replayed) -> tuple[str, str]:
-    name = units.plain(replayed["schedule"])
+def _titles(label: str, replayed: Replayed) -> tuple[str, str]:
+    name = units.plain(label)
     measured, simulated = (
         units.seconds(replayed[clock]["makespan_s"]) for clock in ("measured", "simulated")
     )
     return (
         f"<b>{name}</b>  measured: {measured} in all",
         f"<b>{name}</b>  simulated: {simulated} in all, {error_of(replayed)}",
+    )
+
+
+def _axis(runs: Sequence[Both], opening: str) -> str:
+    """What the time axis shows, in sentences."""
+    begin = "middle decode step" if opening == STEP else "middle layer of the middle decode step"
+    several = any(run.replayed["batches"] > 1 for run in runs)
+    return (
+        f"One time axis for all, which is 0 where the {begin} begins. "
+        f"{'Of several batches the first is shown. ' if several else ''}"
+        "Drag to move, scroll to zoom, double-click to return."
     )
 
 

@@ -30,10 +30,22 @@ def error_of(replayed: Replayed, key: str = "makespan_s") -> str:
     return units.DASH if value is None else f"{100 * value:+.1f} %"
 
 
+def labels(replays: Sequence[Replayed]) -> list[str]:
+    """The schedules; with the folder of the run where a schedule comes twice.
+
+    >>> labels([{"schedule": "a", "run": "x"}, {"schedule": "a", "run": "y"}])
+    ['a (x)', 'a (y)']
+    """
+    names = [replayed["schedule"] for replayed in replays]
+    return [
+        name if names.count(name) == 1 else f"{name} ({replayed['run']})"
+        for name, replayed in zip(names, replays, strict=True)
+    ]
+
+
 def time_rows(replays: Sequence[Replayed]) -> Iterator[Row]:
     """Schedule, phase, seconds measured and simulated, error: a row for each phase of each run."""
-    for replayed in replays:
-        name = replayed["schedule"]
+    for name, replayed in zip(labels(replays), replays, strict=True):
         for key, phase in PHASES.items():
             times = [units.significant(replayed[clock][key]) for clock in CLOCKS]
             yield [name, phase, *times, error_of(replayed, key)]
@@ -45,8 +57,7 @@ def busy_rows(replays: Sequence[Replayed]) -> Iterator[Row]:
 
     Streams that did nothing are left out.
     """
-    for replayed in replays:
-        name = replayed["schedule"]
+    for name, replayed in zip(labels(replays), replays, strict=True):
         for stream, busy_s in replayed["busy_s"].items():
             if busy_s:
                 shares = [units.percent(replayed["utilization"][c][stream]) for c in CLOCKS]

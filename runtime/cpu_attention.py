@@ -22,6 +22,13 @@ from schedules.errors import BadInput
 
 Lengths = Tensor | Sequence[int]
 
+KINDS: dict[torch.dtype, Any] = {
+    torch.float32: np.float32(0),
+    torch.float16: np.uint16(0),
+    torch.bfloat16: np.int16(0),
+}
+"""What stands for a dtype in the compiled kernel."""
+
 
 def decode_attention(
     q: Tensor,
@@ -61,7 +68,10 @@ def decode_attention(
     if not len(q):
         return
     kernel = compiled_kernel()
-    if kernel is None or (not kernel.HALF and torch.float16 in (q.dtype, keys.dtype)):
+    if kernel and not kernel.HALF and torch.float16 in (q.dtype, keys.dtype):
+        warn_slow("this processor has no instructions for float16")
+        kernel = None
+    if kernel is None:
         _check_rows(starts, lengths, len(keys))
         attend_in_torch(q, keys, values, starts, lengths, out, scale)
     else:
@@ -166,14 +176,16 @@ def compiled_kernel() -> ModuleType | None:
     try:
         from runtime import cpu_attention_numba
     except ImportError as error:
-        warnings.warn(
-            f"decode attention on the CPU runs in PyTorch and is several times slower, because "
-            f"numba cannot be imported ({error}); 'pip install numba' helps",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        warn_slow(f"numba cannot be imported ({error}); 'pip install numba' helps")
         return None
     return cpu_attention_numba
+
+
+@cache
+def warn_slow(reason: str) -> None:
+    """Say once why PyTorch is used."""
+    text = f"decode attention on the CPU runs in PyTorch and is several times slower: {reason}"
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 @cache
@@ -184,17 +196,9 @@ def pool() -> ThreadPoolExecutor:
 
 os.register_at_fork(after_in_child=pool.cache_clear)  # threads do not survive a fork
 
-
 BLOCK_BYTES = 128 * 1024
 """Most bytes of keys that are attended to at once; these, as many values, and the next of both,
 which are prefetched meanwhile, should find room in a core's L2 cache."""
-
-KINDS = {
-    torch.float32: np.float32(0),
-    torch.float16: np.uint16(0),
-    torch.bfloat16: np.int16(0),
-}
-"""What stands for a dtype in the compiled kernel."""
 
 
 def _attend(
@@ -249,8 +253,8 @@ def in_parallel(function: Callable[[int], None], n: int) -> None:
         function(0)
     finally:
         wait(helping)
-    for help in helping:
-        help.result()
+    for each in helping:
+        each.result()
 
 
 # -- in PyTorch -------------------------------------------------------------------------------

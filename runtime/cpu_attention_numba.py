@@ -31,7 +31,7 @@ def compiled(function: Callable[..., Any]) -> Any:
     numba takes what it has kept as valid while this file is as it was. So that it also notices
     changes of the modules that emit code, their checksum is part of the function's name.
     """
-    options = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
         sources = map(inspect.getsource, (cpu_attention_simd, cpu_attention_tile))
         function.__qualname__ += f"_{zlib.crc32(''.join(sources).encode()):08x}"
@@ -126,7 +126,7 @@ def attend(kinds, tensors, steps, offsets, contexts, first, share, shape, scale,
 
 @compiled
 def state_at(states, state, shape):
-    """Addresses of a state's sums (heads, width), peaks (heads,) and totals (heads,), in float32."""
+    """Addresses of its sums (heads, width), peaks (heads,) and totals (heads,), in float32."""
     heads, width = shape[0], shape[3]
     sums = states + 4 * state * state_floats(heads, width)
     return sums, sums + 4 * heads * width, sums + 4 * heads * (width + 1)

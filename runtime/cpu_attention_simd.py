@@ -13,18 +13,23 @@ import platform
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+import numba
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic as typed_intrinsic
 
 Value = Any  # an LLVM value; llvmlite ships no types
+intrinsic: Any = typed_intrinsic  # its type says that the caller passes the typing context
 
 
 def cpu_features() -> dict[str, bool]:
-    """What this processor can do; nothing is assumed when numba is told to compile for another."""
-    if config.CPU_NAME or config.CPU_FEATURES:
+    """What the processor can do that numba compiles for."""
+    config: Any = numba.config
+    if config.CPU_FEATURES is not None:
+        return {each[1:]: each[0] == "+" for each in config.CPU_FEATURES.split(",") if each}
+    if config.CPU_NAME == "generic":
         return {}
     try:
         return dict(llvm.get_host_cpu_features())
@@ -34,16 +39,15 @@ def cpu_features() -> dict[str, bool]:
 
 FEATURES = cpu_features()
 LANES = 16 if FEATURES.get("avx512f") else 8
-DOT_BFLOAT16 = LANES == 16 and bool(FEATURES.get("avx512bf16"))
-"""Whether there are instructions for dot products of bfloat16 that add up in float32."""
-HALF = platform.machine() not in ("x86_64", "AMD64") or bool(FEATURES.get("f16c", not FEATURES))
+DOT_BFLOAT16 = bool(FEATURES.get("avx512bf16")) and llvm.llvm_version_info >= (17,)
+"""Whether LLVM has instructions for dot products of bfloat16 that add up in float32."""
+HALF = platform.machine() not in ("x86_64", "AMD64") or bool(FEATURES.get("f16c"))
 """Whether there are instructions that convert float16."""
 
 BYTE, SHORT, INT, LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 FLOAT = ir.FloatType()
 VECTOR = ir.VectorType(FLOAT, LANES)
 INTS = ir.VectorType(INT, LANES)
-LONGS = ir.VectorType(LONG, LANES)
 ELEMENT = {types.float32: FLOAT, types.uint16: ir.HalfType(), types.int16: SHORT}
 SIZE = {types.float32: 4, types.uint16: 2, types.int16: 2}  # bytes
 

@@ -27,7 +27,7 @@ MODULES = (
     *("difflib", "doctest", "email.message", "fractions", "functools", "inspect", "ipaddress"),
     *("json", "logging", "mailbox", "optparse", "pathlib", "pickletools", "random", "re"),
     *("shutil", "statistics", "string", "subprocess", "tarfile", "textwrap", "threading"),
-    *("turtle", "typing", "unittest.case", "urllib.parse", "uuid", "zipfile"),
+    *("turtle", "unittest.case", "urllib.parse", "uuid", "zipfile"),
 )
 START, END = "<s>", "</s>"
 SHORTEST, LONGEST = 20, 200  # words of a prompt
@@ -37,7 +37,7 @@ DEVIATION = 0.05  # of the weights: 1 / sqrt(400) keeps activations about as lar
 
 def write_demo(
     folder: str | Path,
-    prompts: int = 32,
+    prompts: int = 24,
     layers: int = 6,
     hidden_size: int = 512,
     expert_size: int = 1024,
@@ -150,8 +150,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     size = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
     print(
-        f"A Mixtral with {size / 2**20:.0f} MiB of random weights and 32 prompts are in {folder}. "
-        "What it generates is nonsense,\nand must be the same nonsense that transformers generates."
+        f"{folder}: prompts, and a Mixtral with {size / 2**20:.0f} MiB of random weights. What it "
+        "generates is nonsense,\nand must be the same nonsense that transformers generates."
     )
     return 0
 

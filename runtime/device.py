@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from runtime.described import described
 from schedules.errors import BadInput, Infeasible, in_gb
 
 ALIGNMENT = 256  # bytes; enough for every kernel and for whole cache lines
@@ -179,6 +180,5 @@ def _allocated(make: Callable[[], Tensor], size_bytes: int, where: str) -> Tenso
         return make()
     except (RuntimeError, MemoryError) as error:  # torch's allocators raise RuntimeError
         raise Infeasible(
-            f"pool '{where}': {in_gb(size_bytes)} could not be allocated "
-            f"({str(error).splitlines()[0]})"
+            f"pool '{where}': {in_gb(size_bytes)} could not be allocated ({described(error)})"
         ) from None

@@ -174,9 +174,11 @@ class DeviceWeights:
         return pairs
 
     def _check_staged(self, source: Buffer, span: Span) -> None:
-        if source.kind != "host weights" and self.contents.get(id(source)) != span:
+        held = self.contents.get(id(source), "nothing")
+        if source.kind != "host weights" and held != span:
             raise MoelabError(
-                f"buffer '{source.name}' holds {self.contents.get(id(source))}, not {span}"
+                f"{span} is copied from buffer '{source.name}', which holds {held}: the schedule "
+                "did not bring it there"
             )
 
     def _matrices(self, layer: int) -> dict[str, Matrix]:

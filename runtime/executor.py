@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from runtime.described import described
 from runtime.device import Device
 from runtime.lane import CudaLane, Failure, Job, Lane, Run, Stop
 from schedules.contents import Contents
@@ -35,16 +36,6 @@ def split_stream(name: str) -> tuple[str, int]:
     """
     base = next(base for base in STREAMS if name.startswith(base))
     return base, int(name[len(base) :] or -1)
-
-
-def described(error: BaseException) -> str:
-    """What kind of error it is, and the first line of what it says.
-
-    >>> described(KeyError("x")), described(MemoryError())
-    ("KeyError: 'x'", 'MemoryError')
-    """
-    lines = str(error).strip().splitlines()
-    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 class Binder(Protocol):

@@ -54,7 +54,8 @@ class Journal:
         self.finished: dict[int, Finished] = {}
         self._question = json.loads(json.dumps(dict(question)))  # tuples become lists, as on disk
         self._file = -1
-        self._made_folder = not folder.exists()
+        above = (folder, *folder.parents)
+        self._made = [path for path in above if not path.exists()]  # by the next line, that is
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,9 +98,9 @@ class Journal:
             os.close(self._file)
             self._file = -1
         self._lock.release()
-        if self._made_folder:
-            with suppress(OSError):  # only when it is empty
-                self.folder.rmdir()
+        with suppress(OSError):  # only those that are empty
+            for path in self._made:
+                path.rmdir()
 
     def _begin(self) -> None:
         try:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
+from runtime.described import described
 from runtime.device import CUDA_RESERVE_BYTES, DeviceOptions
 from schedules.batching import MicroBatch
-from schedules.errors import BadInput
+from schedules.errors import BadInput, MoelabError
 from schedules.graph import RecordingIssuer
 from schedules.issuer import Issuer
 from schedules.kernels import Kernels
@@ -51,6 +52,18 @@ def placement(
     )
 
 
+def placed(kind: type[Schedule], given: Placement) -> Schedule:
+    """The schedule on its node. Raises `MoelabError` also for a mistake in its own program."""
+    try:
+        return place(kind, given)
+    except MoelabError:
+        raise
+    except Exception as error:
+        raise MoelabError(
+            f"schedule '{kind.name}' cannot take its memory: {described(error)}"
+        ) from error
+
+
 def check_schedule(kind: type[Schedule], policy: Policy, gpus: int) -> None:
     """Raise `BadInput` for a policy, or a number of GPUs, that the runtime cannot run."""
     kind.check(policy, gpus)
@@ -79,4 +92,4 @@ def check_memory(
     ) -> Issuer:
         return RecordingIssuer(streams, capacities, hosts)
 
-    place(kind, placement(model, policy, lengths, gen_len, options, gpus, open_issuer))
+    placed(kind, placement(model, policy, lengths, gen_len, options, gpus, open_issuer))

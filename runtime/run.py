@@ -32,7 +32,7 @@ from runtime.session import Session
 from runtime.tokenizer import load_tokenizer
 from runtime.verify import Verification, plain_reference, transformers_reference, verify
 from runtime.weights import WeightSource
-from schedules.errors import BadInput, MoelabError
+from schedules.errors import BadInput, Infeasible, MoelabError, in_gb
 from schedules.model import ModelSpec
 from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
@@ -203,6 +203,8 @@ class _Run:
         if self.world > 1:
             self.arch.sharded(self.rank, self.world)
         open_device(self.options)
+        if self.asked.checkpoint is None:
+            self._check_host_memory()
         batches = split(self.prompts.token_ids, self.policy.N)
         for size in (sum, max):  # the most tokens, and the longest prompt
             batch = max(batches, key=lambda b: size(map(len, b.prompts)))
@@ -280,14 +282,16 @@ class _Run:
         asked = self.asked
         if asked.checkpoint is not None:
             return Checkpoint(asked.checkpoint, asked.dtype)
-        needed = self.arch.spec.parameters * self.arch.spec.bytes_per_parameter
-        if needed > self.options.host_memory_bytes:
-            raise BadInput(
-                f"random weights of {self.arch.spec.name} need {needed / 1e9:.1f} GB of host "
-                f"memory, of which there are {self.options.host_memory_bytes / 1e9:.1f}; take "
-                "fewer --layers, or raise --host-memory"
-            )
         return RandomWeights(self.arch, asked.sampling.seed)
+
+    def _check_host_memory(self) -> None:
+        spec, there = self.arch.spec, self.options.host_memory_bytes
+        needed = spec.parameters * spec.bytes_per_parameter
+        if needed > there:
+            raise Infeasible(
+                f"random weights of {spec.name} need {in_gb(needed)} of host memory, of which "
+                f"there are {in_gb(there)}; take fewer --layers, or raise --host-memory"
+            )
 
     def _prompts(self) -> Prompts:
         asked, vocabulary = self.asked, self.arch.spec.vocab_size

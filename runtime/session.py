@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from runtime.attention import compile_kernel
 from runtime.context import Context, Sampler
+from runtime.described import described
 from runtime.device import DeviceOptions, open_device
 from runtime.device_weights import DeviceWeights
-from runtime.executor import Executor, described
+from runtime.executor import Executor
 from runtime.kv import KVLayout
 from runtime.memory import Memory
 from runtime.operations import Operations
-from runtime.placing import KERNELS, budget_bytes, check_schedule, placement
+from runtime.placing import KERNELS, budget_bytes, check_schedule, placed, placement
 from runtime.routing_log import RoutingLog
 from runtime.sharded import Sharded
 from runtime.state import make_state
@@ -28,7 +29,7 @@ from schedules.batching import MicroBatch
 from schedules.errors import MoelabError
 from schedules.graph import TaskGraph
 from schedules.issuer import Issuer
-from schedules.placing import Capacities, place
+from schedules.placing import Capacities
 from schedules.policy import Policy
 from schedules.schedule import Schedule
 
@@ -84,7 +85,7 @@ class Session:
 
         lengths = [len(prompt) for prompt in prompts]
         given = placement(spec, policy, lengths, gen_len, options, world, open_issuer)
-        self.schedule = place(kind, given)
+        self.schedule = placed(kind, given)
         issuer = self.schedule.node.issuer
         assert isinstance(issuer, Executor)
         self.issuer = issuer
@@ -168,7 +169,7 @@ class Session:
         if self.context is None:
             raise MoelabError("the session is closed")
         self.log.open(step)
-        self._first.append(self.issuer.count)
+        first = self.issuer.count
         self._issue(step)
         tokens = np.empty(self.n_prompts, dtype=np.int64)
         for state in self.context.states:
@@ -176,6 +177,7 @@ class Session:
         self.step_s.append(time.perf_counter() - begin)
         self.log.close_step()
         self.graphs.append(self.issuer.take())
+        self._first.append(first)
         return tokens
 
     def _issue(self, step: int) -> None:

@@ -38,8 +38,12 @@ class LayerSizes:
 
         The latent of MLA serves all heads, so every GPU holds all of it.
         """
-        heads = 1 if self.model.mla else self.model.n_kv_heads
-        return tokens * layer.kv_size * self.b / min(self.gpus, heads)
+        return tokens * layer.kv_size * self.b / self._kv_shares
+
+    @property
+    def _kv_shares(self) -> int:
+        """How many different shares of keys and values the GPUs have."""
+        return min(self.gpus, 1 if self.model.mla else self.model.n_kv_heads)
 
     def hidden_bytes(self, tokens: float) -> float:
         """Hidden states of `tokens` tokens."""
@@ -47,7 +51,8 @@ class LayerSizes:
 
     def qkv_bytes(self, layer: LayerSpec, tokens: float) -> float:
         """Queries, keys and values of `tokens` tokens."""
-        return tokens * layer.qkv_size * self.b / self.gpus
+        queries = layer.qkv_size - layer.kv_size
+        return tokens * (queries / self.gpus + layer.kv_size / self._kv_shares) * self.b
 
     def attended_bytes(self, layer: LayerSpec, tokens: float) -> float:
         """Attention outputs of `tokens` tokens, before the output projection."""

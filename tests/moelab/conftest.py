@@ -75,6 +75,14 @@ def cli(
     return run
 
 
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny Mixtral; tests that change it change a copy."""
+    from tests.runtime.checkpoints import save_checkpoint
+
+    return save_checkpoint(tmp_path_factory.mktemp("models") / "tiny", "mixtral")
+
+
 @pytest.fixture
 def small() -> list[str]:
     """A question that takes a tenth of a second: Mixtral on a T4, 8 sequences, 3 tokens each."""

@@ -361,12 +361,15 @@ def test_all_weights_are_somewhere(model):
 def operations(work: LayerWork, layer):
     """Every operation on a layer, with the bytes that are not split (hidden, MLA latent)."""
     batch = MicroBatch(0, (3, 5))
-    latent = work.kv_bytes(layer, 70) if work.model.mla else 0
+
+    def latent(tokens):
+        return work.kv_bytes(layer, tokens) if work.model.mla else 0
+
     return [
-        (work.qkv(layer, 5), work.hidden_bytes(5)),
-        (work.gpu_attention(layer, 5, 70), latent),
-        (work.prefill_attention(layer, batch), 0),
-        (work.cpu_attention(layer, 5, 70), latent),
+        (work.qkv(layer, 5), work.hidden_bytes(5) + latent(5)),
+        (work.gpu_attention(layer, 5, 70), latent(70 + 5)),
+        (work.prefill_attention(layer, batch), latent(3 + 5)),
+        (work.cpu_attention(layer, 5, 70), latent(70 + 5)),
         (work.out_projection(layer, 5), work.hidden_bytes(2 * 5)),
         (work.head(5), work.hidden_bytes(5)),
     ]
