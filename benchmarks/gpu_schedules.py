@@ -10,29 +10,19 @@ need the rest. Its batch is halved until it fits.
 """
 
 import gzip
-import json
 import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
-from systems import (
-    Prompts,
-    Timed,
-    fitting_policy,
-    free_memory,
-    mixtral,
-    offloaded,
-    run_schedule,
-    run_transformers,
-    state_dict,
-)
+from gpu_rows import append_timeline, decode_bound
+from hugging_face import mixtral, offloaded, run_transformers, state_dict
+from systems import Prompts, Timed, fitting_policy, free_memory, run_schedule
 
 import runtime.session
 from runtime.device import DeviceOptions
@@ -46,7 +36,6 @@ from schedules.model import ModelSpec
 from schedules.policy import Policy
 from schedules.schedule import find_schedule, schedules
 from schedules.task import Buffer
-from schedules.timeline import Timeline
 
 TIMELINES, TRACE = "timelines.parquet", "trace.json.gz"
 TRACE_BYTES = 16 << 20
@@ -206,7 +195,8 @@ class Runs:
         prompts = self.prompts[: policy.N]
         kind, options = find_schedule(item.system), self.setup.options(item.budget)
         done = run_schedule(kind, self.source, policy, prompts, self.setup.gen_len, options)
-        append_timeline(self.folder / TIMELINES, item, done.timelines[0])
+        columns = {"schedule": item.system, "memory": item.memory, "budget_bytes": item.budget}
+        append_timeline(self.folder / TIMELINES, done.timelines[0], columns)
         policy_values = policy.model_dump() | {"n_micro_batches": policy.n_micro_batches}
         return self._row(done) | {"policy": policy_values} | decode_bound(done)
 
@@ -306,20 +296,6 @@ def random_prompts(setup: Setup) -> Prompts:
     return tuple(map(tuple, ids.tolist()))
 
 
-def decode_bound(done: Timed) -> dict[str, Any]:
-    """The busiest stream of the decode steps, its seconds and their share of the steps'."""
-    frame = done.timelines[0].frame
-    frame = frame[frame["step"] > 0]
-    busy = (frame["end_s"] - frame["start_s"]).groupby(frame["stream"]).sum().to_dict()
-    busy["host"] = busy.get("host", 0.0) + len(frame) * (done.issue_s or 0.0)
-    stream = max(busy, key=lambda name: busy[name])
-    return {
-        "decode_busy_s": busy,
-        "decode_bound": stream,
-        "decode_bound_share": busy[stream] / done.decode_s if done.decode_s else None,
-    }
-
-
 def storages(source: WeightSource) -> set[tuple[int, int]]:
     """Address and size of each large piece of memory that holds matrices."""
     spec = source.architecture.spec
@@ -330,48 +306,3 @@ def storages(source: WeightSource) -> set[tuple[int, int]]:
         for name in names
     )
     return {(s.data_ptr(), s.nbytes()) for s in every if s.nbytes() >= LOCKED_BYTES}
-
-
-def append_timeline(path: Path, item: Item, timeline: Timeline) -> None:
-    """Add the rows of a run, with its `schedule`, `memory` and `budget_bytes`."""
-    columns = {"schedule": item.system, "memory": item.memory, "budget_bytes": item.budget}
-    frames = [pd.read_parquet(path)] if path.exists() else []
-    pd.concat([*frames, timeline.frame.assign(**columns)], ignore_index=True).to_parquet(path)
-
-
-def goals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """By budget: CGOPipe's share of its bound, and how many times as fast as accelerate it is.
-
-    Both in the decode steps, which a long generation consists of; `met` is None where one of the
-    systems is missing.
-    """
-    found = []
-    for budget in dict.fromkeys(r["budget_bytes"] for r in rows if "budget_bytes" in r):
-        own = [r for r in rows if r.get("budget_bytes") == budget and "tokens_per_s" in r]
-        other = next((r for r in own if r["system"].startswith("accelerate (")), None)
-        for row in (r for r in own if r["system"] == "cgopipe"):
-            share = row["decode_bound_share"]
-            rate = row["decode_tokens_per_s"]
-            faster = rate / other["decode_tokens_per_s"] if other and rate else None
-            found.append(
-                {
-                    "budget_bytes": budget,
-                    "memory": row["memory"],
-                    "bound_share": share,
-                    "bound_met": None if share is None else share >= 0.9,
-                    "times_accelerate": faster,
-                    "accelerate_met": None if faster is None else faster >= 5,
-                }
-            )
-    return found
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The journal of a stage; a last line that is torn is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

@@ -1,11 +1,10 @@
-"""Systems that generate for the same prompts, timed alike: the schedules, and Hugging Face's own.
+"""Schedules that generate for the same prompts, timed alike, and the rule for their policies.
 
 Used by `throughput.py` and `gpu.py`; times are those of prefill and of each decode step, without
 loading weights.
 """
 
 import gc
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,10 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
-from torch import Tensor
-from transformers import AutoModelForCausalLM, MixtralConfig
-from transformers.generation.streamers import BaseStreamer
 
 from runtime.batches import policy_for, split
 from runtime.device import DeviceOptions
@@ -237,102 +232,3 @@ def free_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-
-
-# -- Hugging Face -----------------------------------------------------------------------------
-
-
-class Clock(BaseStreamer):
-    """Notes when the prompt and each token were there; `generate` brings them to the host."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: Tensor) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-def run_transformers(model: Any, prompts: Prompts, gen_len: int, batch: int) -> Timed:
-    """`generate` with its KV cache, for prompts of one length, `batch` at a time."""
-    device = model.get_input_embeddings().weight.device
-    device = torch.device("cuda", 0) if device.type == "meta" else device
-    parts = []
-    for start in range(0, len(prompts), batch):
-        ids = torch.tensor(prompts[start : start + batch], device=device)
-        clock = Clock()
-        made = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            streamer=clock,
-            do_sample=False,
-            max_new_tokens=gen_len,
-            pad_token_id=0,
-            eos_token_id=None,
-        )
-        tokens = tuple(map(tuple, made[:, ids.shape[1] :].tolist()))
-        prefill_s, *step_s = np.diff(clock.times).tolist()
-        parts.append(Timed(tokens, prefill_s, tuple(step_s)))
-    return joined(parts)
-
-
-def state_dict(source: WeightSource) -> dict[str, Tensor]:
-    """Weights of a Mixtral as transformers 5 names them, in memory of their own."""
-    spec = source.architecture.spec
-
-    def stacked(layer: int, name: str) -> Tensor:
-        return torch.stack([source.matrix(layer, name, e) for e in range(spec.n_experts)])
-
-    state = {
-        "model.embed_tokens.weight": source.embedding().clone(),
-        "model.norm.weight": source.final_norm().clone(),
-        "lm_head.weight": source.head().clone(),
-    }
-    for layer in range(spec.n_layers):
-        prefix = f"model.layers.{layer}."
-        experts = prefix + "mlp.experts."
-        gate_up = [stacked(layer, name) for name in ("gate", "up")]
-        state[experts + "gate_up_proj"] = torch.cat(gate_up, dim=1)
-        state[experts + "down_proj"] = stacked(layer, "down")
-        state[prefix + "mlp.gate.weight"] = source.matrix(layer, "router").clone()
-        for name in "qkvo":
-            state[f"{prefix}self_attn.{name}_proj.weight"] = source.matrix(layer, name).clone()
-        for ours, theirs in (("attn", "input"), ("ffn", "post_attention")):
-            vector = source.vector(layer, f"{ours}_norm")
-            assert vector is not None
-            state[f"{prefix}{theirs}_layernorm.weight"] = vector.clone()
-    return state
-
-
-def mixtral(source: WeightSource, state: Mapping[str, Tensor]) -> Any:
-    """A model of transformers over weights that are there already."""
-    arch, spec = source.architecture, source.architecture.spec
-    config = MixtralConfig(
-        vocab_size=spec.vocab_size,
-        hidden_size=spec.hidden_size,
-        intermediate_size=spec.expert_ffn_size,
-        num_hidden_layers=spec.n_layers,
-        num_attention_heads=spec.n_heads,
-        num_key_value_heads=spec.n_kv_heads,
-        num_local_experts=spec.n_experts,
-        num_experts_per_tok=spec.top_k,
-        max_position_embeddings=spec.max_context,
-        rms_norm_eps=arch.norm_eps,
-        tie_word_embeddings=False,
-    )
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=arch.dtype)
-    model.load_state_dict(dict(state), assign=True)
-    return model.eval()
-
-
-def offloaded(model: Any, gpu_bytes: int) -> Any:
-    """accelerate's offload: `gpu_bytes` of whole modules on the GPU, the others on the CPU."""
-    device_map = infer_auto_device_map(
-        model,
-        max_memory={0: gpu_bytes, "cpu": 1 << 50},
-        no_split_module_classes=list(model._no_split_modules or ()),
-    )
-    return dispatch_model(model, device_map, main_device=0)

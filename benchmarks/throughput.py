@@ -32,9 +32,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from systems import Prompts, Timed, fitting_policy, free_memory, offloaded, run_schedule
-from systems import run_transformers as generate
-from transformers import AutoModelForCausalLM, MixtralConfig
+from hugging_face import offloaded
+from hugging_face import run_transformers as generate
+from systems import Prompts, Timed, fitting_policy, free_memory, run_schedule
+from throughput_model import SIZES, Size, random_prompts, write_checkpoint
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from runtime.checkpoint import Checkpoint
@@ -42,46 +44,12 @@ from runtime.device import DeviceOptions
 from runtime.environment import provenance
 from schedules.errors import Infeasible
 from schedules.schedule import find_schedule, schedules
-from schedules.task import DType
 
 BASELINE = "accelerate"
 HOST_BYTES = 1 << 36
 MICRO_BATCHES = 4
 RECORDED = "cgopipe"  # the schedule whose recording is timed: it has the most tasks
 RESIDENT_SHARE = 0.5  # of the budget that accelerate may fill with weights; the rest computes
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model and what it is asked.
-
-    Parameters
-    ----------
-    gpu_bytes: the budget. link_bytes_per_s: of a host device.
-    """
-
-    hidden: int
-    width: int
-    heads: int
-    kv_heads: int
-    layers: int
-    vocabulary: int
-    prompts: int
-    prompt_len: int
-    gen_len: int
-    gpu_bytes: int
-    link_bytes_per_s: float
-    dtype: DType = "float32"
-
-
-SIZES = {
-    "tiny": Size(64, 96, 4, 2, 4, 160, 4, 6, 3, 2_200_000, 1e9),
-    "mini": Size(256, 640, 8, 2, 6, 1024, 32, 16, 12, 80_000_000, 5e8),
-    "small": Size(1024, 3584, 16, 4, 6, 8192, 64, 64, 8, 2_000_000_000, 4e9),
-    "large": Size(4096, 14336, 32, 8, 8, 32000, 512, 128, 8, 16 << 30, 25e9, "float16"),
-}
-"""`large` has layers of Mixtral 8x7B; the others about its ratios. What fits on the GPU beside two
-layers is a third to a half of the weights."""
 
 
 @dataclass
@@ -131,33 +99,6 @@ class System:
 
 def _ratio(value: float | None, of: float) -> float | None:
     return None if value is None else value / of
-
-
-def write_checkpoint(size: Size, folder: Path) -> Path:
-    """A Mixtral with random weights, by transformers."""
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.hidden,
-        intermediate_size=size.width,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
-        max_position_embeddings=4096,
-        eos_token_id=None,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    kind = getattr(torch, size.dtype)
-    AutoModelForCausalLM.from_config(config, dtype=kind).save_pretrained(folder)
-    return folder
-
-
-def random_prompts(size: Size) -> Prompts:
-    """Prompts of one length."""
-    generator = torch.Generator().manual_seed(1)
-    shape = (size.prompts, size.prompt_len)
-    return tuple(map(tuple, torch.randint(size.vocabulary, shape, generator=generator).tolist()))
 
 
 def all_systems(
@@ -371,7 +312,7 @@ def report(found: Mapping[str, Any], size: Size) -> None:
     print(f"the same greedy tokens in all systems: {'no: ' + ', '.join(other) if other else 'yes'}")
     cost = found["recording"]
     print(
-        f"recording ({cost['schedule']}): a decode step takes x {cost['ratio']:.4f} in the median of "
+        f"recording ({cost['schedule']}): decode steps take x {cost['ratio']:.4f} in the median of "
         f"{cost['pairs']} pairs of runs, x {cost['ratio_of_quartiles']:.4f} in the first quartile"
     )
 

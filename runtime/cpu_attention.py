@@ -216,34 +216,43 @@ def _attend(
     wrong, first, bounds, bases = kernel.plan(starts, lengths, len(keys), threads)
     if wrong >= 0:
         raise _not_in_cache(wrong, starts, lengths, len(keys))
-    heads, d = q.shape[1:]
-    kv_heads = keys.shape[1]
-    in_pairs = kernel.DOT_BFLOAT16 and q.dtype == keys.dtype == torch.bfloat16
-    query = torch.bfloat16 if in_pairs else torch.float32
-    width = -(-d // (2 * kernel.LANES)) * 2 * kernel.LANES
-    block = BLOCK_BYTES // (kv_heads * d * keys.itemsize) // 16 * 16
-    block = min(max(block, 16), kernel.BLOCK)
-    shape = (heads, kv_heads, d, width, block, keys.itemsize, query.itemsize)
+    query, shape = _shape(kernel, q, keys)
+    kv_heads, _, group, _, width, *_ = shape
+    parts, size = len(bounds) - 1, kv_heads * group * width
+    own = size + 8 * kernel.BLOCK  # float32 of query and scores
+    n_floats = parts * own + int(bases[-1]) * kernel.state_floats(kv_heads * group, width)
+    scratch = torch.empty(n_floats, dtype=torch.float32)
+    at = scratch.data_ptr()
+    states = at + 4 * parts * own
     kinds = (KINDS[q.dtype], KINDS[keys.dtype], KINDS[query])
     tensors = (q.data_ptr(), keys.data_ptr(), values.data_ptr(), out.data_ptr())
     steps = (q.stride(0), out.stride(0))
-    own = heads * width + 8 * kernel.BLOCK  # float32 of query and scores
-    states_at, parts = (len(bounds) - 1) * own, len(bounds) - 1
-    n_floats = states_at + int(bases[-1]) * kernel.state_floats(heads, width)
-    scratch = torch.empty(n_floats, dtype=torch.float32)
-    states = scratch.data_ptr() + 4 * states_at
     powers = np.float32(scale / math.log(2))
 
     def attend(part: int) -> None:
         share = (bounds[part], bounds[part + 1])
-        room = scratch.data_ptr() + 4 * part * own
-        places = (room, room + 4 * heads * width, states)
+        room = at + 4 * part * own
+        places = (room, room + 4 * size, states)
         common = (kinds, tensors, steps, starts, lengths, first)
         kernel.attend(*common, share, shape, powers, places, bases[part])
 
     in_parallel(attend, parts)
     if parts > 1:
         kernel.merge(kinds[0], tensors[3], steps[1], first, bounds, bases, shape, states)
+
+
+def _shape(kernel: Any, q: Tensor, keys: Tensor) -> tuple[torch.dtype, tuple[int, ...]]:
+    """The dtype in which queries are multiplied, and the `shape` of the compiled functions."""
+    _, kv_heads, d = keys.shape
+    group = q.shape[1] // kv_heads
+    in_pairs = kernel.DOT_BFLOAT16 and q.dtype == keys.dtype == torch.bfloat16
+    in_pairs = in_pairs and d % (2 * kernel.LANES) == 0
+    query = torch.bfloat16 if in_pairs else torch.float32
+    width = -(-d // kernel.LANES) * kernel.LANES
+    block = BLOCK_BYTES // (kv_heads * d * keys.itemsize) // 16 * 16
+    block = min(max(block, 16), kernel.BLOCK)
+    heads = (kv_heads, group, kernel.padded(group))
+    return query, (*heads, d, width, block, keys.itemsize, query.itemsize)
 
 
 def in_parallel(function: Callable[[int], None], n: int) -> None:

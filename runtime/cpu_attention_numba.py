@@ -92,12 +92,12 @@ def attend(kinds, tensors, steps, offsets, contexts, first, share, shape, scale,
     tensors: addresses of q, of keys and values (rows, KV heads, d), and of out.
     steps: elements from one sequence to the next, in q and in out.
     offsets, contexts, first: see `plan`.
-    shape: heads, KV heads, d, width (d rounded up), tokens in a block, bytes of an element of the
-        cache, and of `query`.
+    shape: KV heads, heads of each, the same with idle ones (see `padded`), d, width (d rounded up
+        to whole vectors), tokens in a block, bytes of an element of the cache, and of `query`.
     scale: of the scores, in powers of two.
-    scratch: addresses of query (heads, width), scores (8, BLOCK) and states, see `state_at`. State
-        `base` is for sequences that begin here, `base` + 1 for their chunks; the chunks of a
-        sequence that began in the part before take the states from `base` + 2 on.
+    scratch: addresses of query (KV heads * padded heads, width), scores (8, BLOCK) and states, see
+        `state_at`. State `base` is for sequences that begin here, `base` + 1 for their chunks; the
+        chunks of a sequence that began in the part before take the states from `base` + 2 on.
     """
     start, stop = share
     s = np.searchsorted(first, start, side="right") - 1
@@ -124,10 +124,15 @@ def attend(kinds, tensors, steps, offsets, contexts, first, share, shape, scale,
         s += 1
 
 
+def padded(group: int) -> int:
+    """Heads to compute for a group: an idle one more is cheaper than a tile of 2 and one of 1."""
+    return group + (group % 4 == 3)
+
+
 @compiled
 def state_at(states, state, shape):
     """Addresses of its sums (heads, width), peaks (heads,) and totals (heads,), in float32."""
-    heads, width = shape[0], shape[3]
+    heads, width = shape[0] * shape[2], shape[4]
     sums = states + 4 * state * state_floats(heads, width)
     return sums, sums + 4 * heads * width, sums + 4 * heads * (width + 1)
 
@@ -140,28 +145,30 @@ def state_floats(heads, width):
 
 @compiled
 def pack_query(kinds, q, at, shape, query):
-    """Copy the heads of a sequence, and fill up with zeros to whole vectors."""
-    heads, _, d, width, _, _, _ = shape
-    for h in range(heads):
-        for i in range(d):
-            put(query, kinds[2], h * width + i, get(q, kinds[0], at + h * d + i))
-        for i in range(d, width):
-            put(query, kinds[2], h * width + i, FLOAT32)
+    """Copy the heads of a sequence; what idle heads and whole vectors have more is zero."""
+    kv_heads, group, padded_group, d, width, _, _, _ = shape
+    for kv in range(kv_heads):
+        for i in range(padded_group * width):
+            put(query, kinds[2], kv * padded_group * width + i, FLOAT32)
+        for h in range(group):
+            to, of = (kv * padded_group + h) * width, at + (kv * group + h) * d
+            for i in range(d):
+                put(query, kinds[2], to + i, get(q, kinds[0], of + i))
 
 
 @compiled
 def attend_chunk(kinds, tensors, first_row, n_tokens, after, shape, scale, scratch, state):
     """Fill a state from n_tokens rows of the cache; row `after`, unless -1, is read next."""
-    heads, kv_heads, d, width, block, kv_bytes, query_bytes = shape
+    kv_heads, _, group, d, width, block, kv_bytes, query_bytes = shape
     _, keys, values, _ = tensors
     query, scores, states = scratch
     sums, peaks, totals = state_at(states, state, shape)
-    for i in range(heads * width):
+    for i in range(kv_heads * group * width):
         put(sums, FLOAT32, i, FLOAT32)
-    for i in range(heads):
+    for i in range(kv_heads * group):
         put(peaks, FLOAT32, i, -np.inf)
         put(totals, FLOAT32, i, FLOAT32)
-    stride, group = kv_heads * d, heads // kv_heads
+    stride = kv_heads * d
     for t in range(0, n_tokens, block):
         next_row = first_row + t + block if t + block < n_tokens else after
         moving = int(next_row >= 0)
@@ -193,7 +200,7 @@ def attend_chunk(kinds, tensors, first_row, n_tokens, after, shape, scale, scrat
 @compiled
 def fold(states, one, two, shape):
     """Merge state `two` into `one`."""
-    heads, width = shape[0], shape[3]
+    heads, width = shape[0] * shape[2], shape[4]
     sums, peaks, totals = state_at(states, one, shape)
     more_sums, more_peaks, more_totals = state_at(states, two, shape)
     for h in range(heads):
@@ -209,12 +216,14 @@ def fold(states, one, two, shape):
 @compiled
 def finish(states, state, kind, out, at, shape):
     """Write the attention output of a state from element `at` of out on."""
-    heads, d, width = shape[0], shape[2], shape[3]
+    kv_heads, group, padded_group, d, width, _, _, _ = shape
     sums, _, totals = state_at(states, state, shape)
-    for h in range(heads):
-        total = get(totals, FLOAT32, h)
-        for i in range(d):
-            put(out, kind, at + h * d + i, get(sums, FLOAT32, h * width + i) / total)
+    for kv in range(kv_heads):
+        for h in range(group):
+            head, to = kv * padded_group + h, at + (kv * group + h) * d
+            total = get(totals, FLOAT32, head)
+            for i in range(d):
+                put(out, kind, to + i, get(sums, FLOAT32, head * width + i) / total)
 
 
 @compiled

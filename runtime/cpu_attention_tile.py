@@ -44,7 +44,7 @@ LINE_BYTES = 64
 CHANCES_BYTES = {4: (0, 256, 512, 1024), 2: (0, 512)}
 """A core drops prefetches while all its miss buffers are busy, so each line is asked for again:
 first when it is this far ahead, at last when its turn comes. By bytes of an element, as wider ones
-leave less time; measured on an AMD EPYC 9R14 (Zen 4)."""
+leave less time; measured on an AMD EPYC of family 25, model 17 (Zen 4)."""
 
 
 class Tile:
@@ -143,8 +143,9 @@ class Tile:
         with self.upto(full, step) as (i, _):
             self.prefetch(cursor, tokens * step * SIZE[self.kv])
             self._multiply(totals, rows, queries, i)
-        with b.if_then(b.icmp_signed(">", rest, LONG(0))):
-            self._multiply(totals, rows, queries, full, rest)
+        if not self.dot:
+            with b.if_then(b.icmp_signed(">", rest, LONG(0))):
+                self._multiply(totals, rows, queries, full, rest)
         scores = b.fmul(sums_of(b, [b.load(t) for t in totals]), splat(b, self.scale))
         for h in range(self.heads):
             lanes = list(range(h * tokens, (h + 1) * tokens))
@@ -171,7 +172,7 @@ class Tile:
 
     def _key(self, address: Value, live: Value | None) -> Value:
         if self.dot:
-            return load_raw(self.b, self.kv, address, 2 * LANES, live)
+            return load_raw(self.b, self.kv, address, 2 * LANES)
         return load(self.b, self.kv, address, live)
 
     def _query(self, address: Value) -> Value:
@@ -297,7 +298,7 @@ def attend_group(
     Parameters
     ----------
     kv_kind, query_kind: their types are the formats of the cache, and of the query: float32, or
-        bfloat16 where `DOT_BFLOAT16`.
+        bfloat16 where `DOT_BFLOAT16` and d is a multiple of 2 `LANES`.
     keys, values: addresses of the first token's head.
     query: address of (group, width), zeros beyond d.
     scores: address of (8, BLOCK) float32 to work in.

@@ -10,6 +10,7 @@ the same nonsense as `transformers` is what can be seen.
 
 import inspect
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -32,7 +33,7 @@ MODULES = (
 START, END = "<s>", "</s>"
 SHORTEST, LONGEST = 20, 200  # words of a prompt
 SPREAD = 67  # prime to the span of lengths, so that neighbours differ
-DEVIATION = 0.05  # of the weights: 1 / sqrt(400) keeps activations about as large as they are
+GAIN = 1.2  # of a matrix: random text soon repeats itself below, and grows out of bounds above
 
 
 def write_demo(
@@ -77,7 +78,7 @@ def write_demo(
             num_local_experts=experts,
             num_experts_per_tok=2,
             max_position_embeddings=1024,
-            initializer_range=DEVIATION,
+            initializer_range=GAIN / math.sqrt(hidden_size),
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )

@@ -47,6 +47,9 @@ class Binder(Protocol):
     def expert_ids(self, gate: Task) -> NDArray[np.int64]:
         """What a gate that has run has chosen, shape (tokens, top_k)."""
 
+    def check_step(self, step: int) -> None:
+        """Raise `MoelabError` where the program has not computed all of a step."""
+
 
 class Executor(RecordingIssuer):
     """Issues to lanes.

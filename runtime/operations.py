@@ -10,6 +10,7 @@ from runtime.attention import cpu_attention
 from runtime.context import Context
 from runtime.copies import COPIES
 from runtime.lane import Run
+from runtime.ledger import Ledger
 from schedules.errors import MoelabError, suggest
 from schedules.issuer import Operands
 from schedules.task import Task
@@ -51,15 +52,23 @@ class Operations:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.ledger = Ledger(context)
 
     def bind(self, task: Task, operands: Operands) -> Run:
-        """What the task does. Raises `MoelabError` for an operation that the runtime lacks."""
+        """What the task does. Raises `MoelabError` for an operation that the runtime lacks, and
+        where the schedule has not computed or moved what it needs."""
         operation = OPERATIONS.get(task.op)
         if operation is None:
             raise MoelabError(
                 f"the runtime has no operation '{task.op}'{suggest(task.op, OPERATIONS)}"
             )
-        return operation(self.context, task, operands)
+        run = operation(self.context, task, operands)
+        self.ledger.follow(task, operands)
+        return run
+
+    def check_step(self, step: int) -> None:
+        """Raise `MoelabError` where the schedule has not computed all of a step."""
+        self.ledger.check_step(step)
 
     def expert_ids(self, gate: Task) -> NDArray[np.int64]:
         """What a gate that has run has chosen, shape (tokens, top_k)."""

@@ -187,6 +187,8 @@ class Session:
                 self.schedule.run_prefill()
             else:
                 self.schedule.run_decode_step(step)
+            assert self.issuer.binder is not None
+            self.issuer.binder.check_step(step)
         except MoelabError:
             raise
         except Exception as error:
