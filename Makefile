@@ -89,6 +89,6 @@ $(VENV)/dev.stamp: $(VENV)/base.stamp
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo.html demo-runtime.html .hypothesis .benchmarks \
+	rm -rf $(VENV) build dist *.egg-info demo.html demo-runtime.html gpu-results .hypothesis .benchmarks \
 		.mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

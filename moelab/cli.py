@@ -268,7 +268,7 @@ def run_(
 @app.command()
 def replay(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN_DIR...", help="Folders that `moelab run` has left.")
+        list[Path], typer.Argument(metavar="RUN_DIR", help="Folders that `moelab run` has left.")
     ],
     report: Annotated[
         Path | None,

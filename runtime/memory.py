@@ -44,17 +44,22 @@ class Memory:
     _views: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
 
     def commit(self, buffers: Sequence[Buffer]) -> None:
-        """Allocate all buffers. Raises `Infeasible` when the device has no room for them."""
+        """Allocate all buffers, those of the device as one: each by itself would be rounded up.
+
+        Raises `Infeasible` when the device has no room for them.
+        """
         slack = self._slack()
-        for buffer in buffers:
-            size = self._size(buffer, slack)
-            if not size:
-                continue
-            where = "pinned" if buffer.pinned and self.device.is_cuda else "cpu"
-            if buffer.pool.startswith("gpu"):
-                where = "gpu"
-                self.take_gpu(buffer.name, size)
-            self.storage[id(buffer)] = self.device.empty(size, where)
+        sizes = [(b, -(-self._size(b, slack) // ALIGNMENT) * ALIGNMENT) for b in buffers]
+        on_gpu = [(b, size) for b, size in sizes if size and b.pool.startswith("gpu")]
+        for buffer, size in on_gpu:
+            self.take_gpu(buffer.name, size)
+        whole = self.device.empty(sum(size for _, size in on_gpu), "gpu")
+        for (buffer, _), part in zip(on_gpu, whole.split([n for _, n in on_gpu]), strict=True):
+            self.storage[id(buffer)] = part
+        for buffer, size in sizes:
+            if size and not buffer.pool.startswith("gpu"):
+                where = "pinned" if buffer.pinned and self.device.is_cuda else "cpu"
+                self.storage[id(buffer)] = self.device.empty(size, where)
 
     def gpu_tensor(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Device memory that no buffer stands for: embeddings, norms, token ids."""

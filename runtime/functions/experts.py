@@ -84,7 +84,7 @@ def _on_host(counts: Tensor) -> list[int]:
         return counts.tolist()
     host = torch.empty(counts.shape, dtype=counts.dtype, pin_memory=True)
     host.copy_(counts, non_blocking=True)
-    event = torch.cuda.Event()
+    event = torch.cuda.Event(blocking=True)  # spinning would take a core from CPU attention
     event.record(torch.cuda.current_stream(counts.device))
     event.synchronize()
     return host.tolist()
