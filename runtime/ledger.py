@@ -48,6 +48,7 @@ ATTENDS = (EMBEDS - {"pre_attention"}) | {"cpu_attention"}
 HIDDEN, NEW_KV = "hidden states", "new keys and values"
 ON_GPU = {0: ("prompt hidden",), 1: ("hidden", "prompt hidden")}  # in prefill, in decode
 WAITING = ("new KV", "KV block", "prompt hidden")  # kinds that hold new keys and values a while
+VISITED = ("KV block", "KV staging")  # kinds that hold some cache for a while
 WORDS = {
     "qkv": "queries, keys and values",
     "attended": "attention outputs",
@@ -59,10 +60,11 @@ Made = tuple[str, int, int, int]
 
 
 class Known(NamedTuple):
-    """A buffer's kind (none where another process has it), and the cache that it holds for good."""
+    """A buffer's kind (none where this process has no memory for it), and the layers and
+    micro-batches whose cache it holds for good."""
 
     kind: str
-    spans: tuple[KVSpan, ...]
+    cached: frozenset[tuple[int, int]]
 
 
 class Ledger:
@@ -142,10 +144,11 @@ class Ledger:
 
     def _attend(self, task: Task, operands: Operands) -> None:
         """Old tokens are in the cache; the new ones come in, or wait to be stored."""
-        own = {id(b): b for b in (*operands.writes, *operands.reads) if self._in_cache(b, task)}
-        for buffer in own.values():
+        blocks = [b for b in (*operands.writes, *operands.reads) if self._in_cache(b, task)]
+        for buffer in blocks:
             if task.step:
                 self._need_cache(task, buffer)
+        for buffer in blocks:
             self.cached[id(buffer)] = task.step
         for buffer in operands.writes:
             if self._of(buffer).kind in WAITING:
@@ -167,12 +170,13 @@ class Ledger:
 
     def _in_cache(self, buffer: Buffer, task: Task) -> bool:
         """Whether a buffer holds some of the cache of the task's layer and micro-batch."""
-        spans = self._of(buffer).spans
-        if not spans:
-            visiting = self.context.cached.get(id(buffer))
-            spans = () if visiting is None else (visiting,)
-        own = (task.layer, task.micro_batch)
-        return any(s[:2] == own and self.context.layout.share(s).rows > 0 for s in spans)
+        kind, cached = self._of(buffer)
+        if cached:
+            return (task.layer, task.micro_batch) in cached
+        visiting = self.context.cached.get(id(buffer)) if kind in VISITED else None
+        if visiting is None or visiting[:2] != (task.layer, task.micro_batch):
+            return False
+        return self.context.layout.share(visiting).rows > 0
 
     def _need_cache(self, task: Task, buffer: Buffer) -> None:
         """All tokens but the newest."""
@@ -190,8 +194,9 @@ class Ledger:
     def _of(self, buffer: Buffer) -> Known:
         known = self.known.get(id(buffer))
         if known is None:
-            spans = tuple(h for h in buffer.holds if isinstance(h, KVSpan))
-            known = Known(buffer.kind if self.context.owns(buffer) else "", spans)
+            spans = [h for h in buffer.holds if isinstance(h, KVSpan)]
+            cached = frozenset(s[:2] for s in spans if self.context.layout.share(s).rows)
+            known = Known(buffer.kind if self.context.owns(buffer) else "", cached)
             self.known[id(buffer)] = known
         return known
 

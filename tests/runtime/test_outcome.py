@@ -1,6 +1,7 @@
 """The measured result, worked out by hand."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -77,6 +78,12 @@ def test_several_batches_add_up() -> None:
     assert measured["stopped_sequences"] == 2
     assert measured["setup_s"] == 19.0
     assert [b["first"] for b in measured["batches"]] == [0, 4]
+
+
+def test_issuing_is_counted_per_task() -> None:
+    records = [replace(FIRST, issuing_s=0.6), replace(SECOND, issuing_s=0.4)]
+    assert result(*records)[MEASURED]["issue_s_per_task"] == pytest.approx(1.0 / 50)
+    assert result()[MEASURED]["issue_s_per_task"] is None
 
 
 def test_batches_that_were_not_measured_count_nowhere() -> None:
