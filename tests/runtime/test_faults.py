@@ -148,8 +148,9 @@ def test_a_sampler_that_fails(source, position):
 
 def storages(session):
     """Weak references to all tensors that a session has allocated."""
-    memory = session.context.memory
-    return [weakref.ref(tensor) for tensor in memory.storage.values()]
+    tensors = list(session.context.memory.storage.values())
+    whole = {id(t._base): t._base for t in tensors if t._base is not None}
+    return [weakref.ref(tensor) for tensor in (*tensors, *whole.values())]
 
 
 @pytest.mark.parametrize("fails", [True, False])
