@@ -91,7 +91,8 @@ class Memory:
         storage = self.storage.get(id(buffer))
         size = torch.Size(shape).numel() * dtype.itemsize
         if storage is None and not size:  # a share that rounds to nothing
-            return torch.empty(tuple(shape), dtype=dtype)
+            where = self.device.torch_device if buffer.pool.startswith("gpu") else "cpu"
+            return torch.empty(tuple(shape), dtype=dtype, device=where)
         room = 0 if storage is None else len(storage) - offset_bytes
         if storage is None or size > room:
             raise MoelabError(

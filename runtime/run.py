@@ -1,14 +1,9 @@
 """One run of a schedule on this machine, from a question to the files of its folder."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
-import torch.distributed as dist
 
 from runtime.architecture import Architecture
 from runtime.batches import Batch, policy_for, split
@@ -17,6 +12,7 @@ from runtime.device import DeviceOptions, open_device
 from runtime.distributed import process_group
 from runtime.environment import hardware_name, provenance
 from runtime.files import VERIFICATION, RunFiles, write_json
+from runtime.following import Shadow, share_finished
 from runtime.generate import Generated, Interrupted, generate
 from runtime.journal import Finished, Journal, check_folder
 from runtime.outcome import Asked, measured_result
@@ -26,8 +22,8 @@ from runtime.progress import Meter, progress_bar
 from runtime.prompts import Prompts, draw_prompts, read_prompts
 from runtime.question import folder_identity, question, random_identity
 from runtime.random_weights import RandomWeights
+from runtime.run_options import Output, Question
 from runtime.sampling import make_sampler
-from runtime.sampling_settings import Sampling
 from runtime.session import Session
 from runtime.tokenizer import load_tokenizer
 from runtime.verify import Verification, plain_reference, transformers_reference, verify
@@ -37,77 +33,11 @@ from schedules.model import ModelSpec
 from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
 from schedules.schedule import Schedule, find_schedule
-from schedules.task import DType
 from schedules.validated import validated
-from schedules.workload import Workload
+
+__all__ = ["Outcome", "Output", "Question", "run"]
 
 MICRO_BATCHES = 4  # of a batch, where nobody said how large they are
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a run is asked.
-
-    Parameters
-    ----------
-    schedule: its name.
-    checkpoint: a Hugging Face folder; or `random_weights`, a model preset or a config.json, of
-        which the first `layers` are taken (None: all).
-    prompts: a JSONL file; or a workload, of which `batch` prompts are drawn.
-    gen_len: tokens to generate for each prompt; None: the workload's.
-    batch, micro_batch, policy: N (None: all prompts), mu (None: four micro-batches), other values.
-    dtype: of weights, activations and cache; None: the model's own.
-    ignore_eos: generate `gen_len` tokens whatever they are.
-    """
-
-    schedule: str
-    checkpoint: Path | None = None
-    random_weights: str | None = None
-    layers: int | None = None
-    prompts: Path | None = None
-    workload: Workload | None = None
-    gen_len: int | None = None
-    batch: int | None = None
-    micro_batch: int | None = None
-    policy: Mapping[str, Any] = field(default_factory=dict)
-    dtype: DType | None = None
-    sampling: Sampling = field(default_factory=Sampling)
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.checkpoint is None) == (self.random_weights is None):
-            raise BadInput("give weights: either --checkpoint FOLDER or --random-weights MODEL")
-        if (self.prompts is None) == (self.workload is None):
-            raise BadInput("give prompts: either --prompts FILE.jsonl or --workload WORKLOAD")
-        if self.checkpoint is not None and self.layers is not None:
-            raise BadInput(
-                "--layers shortens models with --random-weights; a checkpoint has its own"
-            )
-        if self.workload is not None and self.batch is None:
-            raise BadInput("--workload draws as many prompts as the batch has: give --batch N")
-        if self.prompts is not None and self.gen_len is None:
-            raise BadInput("give --gen-len, the tokens to generate for each prompt of the file")
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a run leaves, and how.
-
-    Parameters
-    ----------
-    folder: of the results.
-    resume: go on with an interrupted run. verify: compare with the reference implementation.
-    profile: write the PyTorch profiler's trace beside the timeline.
-    check_weights: look for NaN and infinite weights first.
-    progress: show the bar; None: on a terminal.
-    """
-
-    folder: Path
-    resume: bool = False
-    verify: bool = False
-    profile: bool = False
-    check_weights: bool = True
-    progress: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -123,17 +53,6 @@ class Outcome:
     texts: tuple[str | None, ...]
     verification: Verification | None
     differing: int = 0
-
-
-@dataclass
-class Shadow:
-    """The journal of a process that writes no files: another one does."""
-
-    finished: dict[int, Finished]
-
-    def add(self, sequences: Iterable[Finished]) -> None:
-        """Keep them in memory."""
-        self.finished |= {s.index: s for s in sequences}
 
 
 def run(asked: Question, options: DeviceOptions, output: Output) -> Outcome | None:
@@ -385,20 +304,3 @@ class _Run:
         )
         write_json(self.output.folder / VERIFICATION, found.to_dict())
         return found
-
-
-def share_finished(world: int, finished: Mapping[int, Finished] | None) -> dict[int, Finished]:
-    """What the first process has read from its journal (None in the others), in every process."""
-    if world == 1:
-        return dict(finished or {})
-    rows = [[s.index, list(s.token_ids), s.finish] for s in (finished or {}).values()]
-    text = json.dumps(rows).encode()
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    size = torch.tensor([len(text)], device=device)
-    dist.broadcast(size, 0)
-    data = torch.zeros(int(size), dtype=torch.uint8, device=device)
-    if finished is not None:
-        data.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
-    dist.broadcast(data, 0)
-    found = json.loads(bytes(data.cpu().tolist()))
-    return {i: Finished(i, tuple(ids), finish) for i, ids, finish in found}

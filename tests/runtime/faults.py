@@ -1,5 +1,6 @@
 """Operations that fail on purpose, and a guard against runs that hang."""
 
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +9,14 @@ from typing import Any
 import pytest
 
 from runtime.operations import OPERATIONS
+from runtime.weights import WeightSource
+from schedules.policy import make_policy
+from schedules.schedule import Schedule, find_schedule
+from tests.runtime.checkpoints import random_prompts
+from tests.runtime.runs import run
 
+PROMPTS = random_prompts([3, 9, 1, 7, 5])
+GEN_LEN = 4
 PATIENCE_S = 120.0  # a test that takes longer hangs; far more than any takes on a busy machine
 
 
@@ -69,3 +77,16 @@ class Fault:
     def _fail(self, stream: str) -> int:
         self.seen.append(stream)
         raise self.error
+
+
+def generate(kind: str | type[Schedule], source: WeightSource, **policy: object) -> list[list[int]]:
+    """All tokens, or the error; it must leave no thread behind either way."""
+    kind = find_schedule(kind) if isinstance(kind, str) else kind
+    mu = len(PROMPTS) if kind.one_batch else 2
+    values = make_policy({"N": len(PROMPTS), "mu": mu} | policy)
+    interval = sys.getswitchinterval()
+    try:
+        return within(lambda: run(kind, source, values, PROMPTS, GEN_LEN).tokens)
+    finally:
+        assert lanes() == []
+        assert sys.getswitchinterval() == interval

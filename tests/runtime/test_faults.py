@@ -1,7 +1,6 @@
 """Runs that fail: one clear error, no thread left, no memory held, nobody waits for ever."""
 
 import gc
-import sys
 import weakref
 
 import numpy as np
@@ -12,18 +11,11 @@ from runtime.device import DeviceOptions
 from runtime.operations import OPERATIONS
 from runtime.session import Session
 from schedules.batch.cgopipe import CGOPipe
-from schedules.batch.flexgen import FlexGen
-from schedules.batch.zigzag import Stage
-from schedules.errors import BadInput, Infeasible, MoelabError
-from schedules.expert.on_demand import OnDemand
+from schedules.errors import Infeasible, MoelabError
 from schedules.policy import make_policy
-from schedules.schedule import Schedule, find_schedule
-from tests.runtime.checkpoints import random_prompts, save_checkpoint
-from tests.runtime.faults import Fault, lanes, within
-from tests.runtime.runs import OPTIONS, Logits, run
-
-PROMPTS = random_prompts([3, 9, 1, 7, 5])
-GEN_LEN = 4
+from tests.runtime.checkpoints import save_checkpoint
+from tests.runtime.faults import GEN_LEN, PROMPTS, Fault, generate, lanes, within
+from tests.runtime.runs import OPTIONS, Logits
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +23,6 @@ def source(tmp_path_factory):
     """Four layers: more than any buffer of a schedule holds at once."""
     folder = tmp_path_factory.mktemp("model")
     return Checkpoint(save_checkpoint(folder, "mixtral", num_hidden_layers=4))
-
-
-def generate(kind, source, **policy):
-    """All tokens, or the error; it must leave no thread behind either way."""
-    kind = find_schedule(kind) if isinstance(kind, str) else kind
-    mu = len(PROMPTS) if kind.one_batch else 2
-    values = make_policy({"N": len(PROMPTS), "mu": mu} | policy)
-    interval = sys.getswitchinterval()
-    try:
-        return within(lambda: run(kind, source, values, PROMPTS, GEN_LEN).tokens)
-    finally:
-        assert lanes() == []
-        assert sys.getswitchinterval() == interval
 
 
 # -- a task that fails -----------------------------------------------------------------------------
@@ -227,122 +206,3 @@ def test_a_session_that_cannot_open_leaves_nothing(source, how):
     with pytest.raises(expected, match=said[how]):
         Session(kind, source, make_policy({"N": 5, "mu": 2}), PROMPTS, 2, options, Logits())
     assert lanes() == []
-
-
-# -- schedules that forget something ---------------------------------------------------------------
-
-
-def without(kind: type[Schedule], *methods: str) -> type[Schedule]:
-    """A schedule whose methods do nothing."""
-    return type(kind.__name__, (kind,), dict.fromkeys(methods, lambda *_, **__: None))
-
-
-def flexgen_without(method: str) -> type[Schedule]:
-    """FlexGen, one action of which does nothing."""
-    stage = type("Lazy", (Stage,), {method: lambda *_: None})
-
-    class Lazy(FlexGen):
-        def __init__(self, node):
-            Schedule.__init__(self, node)
-            self.stages = [stage(node, gpu, self.attention_on_cpu) for gpu in node.gpus]
-
-    return Lazy
-
-
-class NotAll(OnDemand):
-    """Brings all experts but one."""
-
-    def load(self, spec, expert, place):
-        if expert != 1:
-            super().load(spec, expert, place)
-
-
-class NotAllPages(CGOPipe):
-    """Brings all pages but one."""
-
-    def load_weights(self, slot):
-        if slot.micro_batch != 1:
-            super().load_weights(slot)
-
-
-class NoWeightsInPrefill(CGOPipe):
-    """Prefills with nothing loaded."""
-
-    def prefill(self):
-        self.weights.load = lambda *_, **__: None
-        super().prefill()
-
-
-NOT_BROUGHT = "layer . has .* of .* rows of its matrix '.*' on the device: the schedule did not br"
-FORGETFUL = {
-    "pages": (without(CGOPipe, "load_weights"), {}, NOT_BROUGHT),
-    "a page": (NotAllPages, {}, NOT_BROUGHT),
-    "staging": (without(CGOPipe, "pin"), {}, "is copied from buffer 'staging.*', which holds noth"),
-    "prefill": (without(CGOPipe, "prefill"), {}, NOT_BROUGHT),
-    "weights in prefill": (NoWeightsInPrefill, {}, NOT_BROUGHT),
-    "prefetch": (without(CGOPipe, "start"), {"A_g": 1}, "the cache of 1 of 1 sequences of layer 0"),
-    "layers": (flexgen_without("load_weight"), {}, NOT_BROUGHT),
-    "cache": (flexgen_without("load_cache"), {}, "the cache of 1 of 1 sequences of layer 0 is not"),
-    "experts": (without(OnDemand, "load"), {}, NOT_BROUGHT),
-    "an expert": (NotAll, {}, "rows .* of matrix 'gate' are not on the device"),
-}
-
-
-@pytest.mark.parametrize("what", FORGETFUL)
-def test_a_schedule_that_forgets_to_bring_something(source, what):
-    kind, policy, said = FORGETFUL[what]
-    with pytest.raises(MoelabError, match=said):
-        generate(kind, source, **policy)
-
-
-# -- schedules that do what cannot be done ---------------------------------------------------------
-
-
-class Extra(CGOPipe):
-    """Does something after each layer."""
-
-    def compute(self, slot):
-        super().compute(slot)
-        self.more(slot)
-
-
-class OwnOperation(Extra):
-    def more(self, slot):
-        self.node.issuer.task("dance", "gpu")
-
-
-class OwnStream(Extra):
-    def more(self, slot):
-        self.node.issuer.task("post_attention", "gpus")
-
-
-class NoOperands(Extra):
-    def more(self, slot):
-        self.node.issuer.task("pre_attention", "gpu", layer=0, micro_batch=0)
-
-
-class Freed(Extra):
-    def more(self, slot):
-        buffer = self.node.on_gpu(self.node.gpus[0], "extra", 16.0)
-        self.node.issuer.free(buffer)
-        self.node.issuer.task("load_hidden", "h2d", [buffer], [buffer], layer=0, micro_batch=0)
-
-
-class Mistaken(Extra):
-    def more(self, slot):
-        return {}[slot.layer]
-
-
-@pytest.mark.parametrize(
-    ("kind", "error", "said"),
-    [
-        (OwnOperation, MoelabError, "the runtime has no operation 'dance'"),
-        (OwnStream, BadInput, "task 'post_attention': no stream 'gpus', did you mean 'gpu'"),
-        (NoOperands, MoelabError, r"task 'pre_attention' \(layer 0, step 1\) cannot run: "),
-        (Freed, MoelabError, "buffer 'extra' is used by a task, but it was freed"),
-        (Mistaken, MoelabError, "schedule 'cgopipe' failed in decode step 1: KeyError: 0"),
-    ],
-)
-def test_a_schedule_with_a_mistake(source, kind, error, said):
-    with pytest.raises(error, match=said):
-        generate(kind, source)
