@@ -30,17 +30,16 @@ demo: $(VENV)/base.stamp
 		--report demo.html
 
 # The weights do not fit into the budget, and take longer to arrive than to be computed with, as on a
-# GPU behind PCIe. One OpenMP thread for the issuing thread: the streams have threads of their own.
+# GPU behind PCIe.
 DEMO := build/demo-runtime
-RUN := OMP_NUM_THREADS=1 $(VENV)/bin/moelab run
 SMALL := --checkpoint $(DEMO)/model --prompts $(DEMO)/prompts.jsonl --gen-len 16 --micro-batch 6 \
 	--device cpu --gpu-memory 176MiB --link-bandwidth 0.5GB/s --ignore-eos --verify
 
 demo-runtime: $(VENV)/runtime.stamp
 	@rm -rf $(DEMO)
 	$(VENV)/bin/python -m runtime.demo $(DEMO)
-	$(RUN) cgopipe $(SMALL) --out $(DEMO)/cgopipe
-	$(RUN) flexgen $(SMALL) --out $(DEMO)/flexgen
+	$(VENV)/bin/moelab run cgopipe $(SMALL) --out $(DEMO)/cgopipe
+	$(VENV)/bin/moelab run flexgen $(SMALL) --out $(DEMO)/flexgen
 	$(VENV)/bin/moelab replay $(DEMO)/cgopipe $(DEMO)/flexgen --report demo-runtime.html
 
 test: $(VENV)/dev.stamp

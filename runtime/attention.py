@@ -39,7 +39,7 @@ def compile_kernel(context: Context) -> None:
     kv = torch.zeros((1, arch.n_kv_heads, arch.head_dim), dtype=arch.dtype)
     q = torch.zeros((1, arch.n_heads, arch.head_dim), dtype=arch.dtype)
     for threads in sorted(set(context.threads)):
-        decode_attention(q, kv, kv, [0], [1], torch.empty_like(q), None, threads)
+        decode_attention(q, kv, kv, [0], [1], torch.empty_like(q), threads)
 
 
 def cache_parts(context: Context, task: Task, buffers: Sequence[Buffer]) -> list[CachePart]:
@@ -113,7 +113,6 @@ def decode_core(context: Context, task: Task, operands: Operands) -> Core:
                 part.share.offsets,
                 context_lengths,
                 attended[of],
-                context.ws,
                 context.threads[0],
             )
         if new:  # what goes back to the host's part of the cache
@@ -143,7 +142,7 @@ def prefill_core(context: Context, task: Task, operands: Operands) -> Core:
 
     def run(qkv: Tensor, out: Tensor) -> None:
         _, keys, values = _split(context, qkv)
-        prefill_attention(context.arch, qkv, lengths, out, context.ws)
+        prefill_attention(context.arch, qkv, lengths, out)
         for part, tokens, rows in places:
             part.keys.index_copy_(0, rows, keys[tokens])
             part.values.index_copy_(0, rows, values[tokens])
@@ -190,7 +189,6 @@ def cpu_attention(context: Context, task: Task, operands: Operands) -> Run:
             part.share.offsets,
             contexts,
             attended,
-            None,
             context.threads[1],
         )
         return 0

@@ -107,18 +107,21 @@ class Executor(RecordingIssuer):
 
     def start(self, binder: Binder) -> None:
         """Start the lanes; tasks may be issued from now on."""
+        self._before = sys.getswitchinterval(), torch.get_num_threads()
+        sys.setswitchinterval(SWITCH_S)
+        torch.set_num_threads(1)  # in this thread alone: more would take the cores of the lanes
         self.binder = binder
         for number, name in enumerate(self.streams):
             if self._is_mine(name) and not name.startswith("host"):
                 self.lanes[number] = self._lane(name, self._threads)
         self.base_ns, self.base = self._base()
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
 
     def close(self) -> None:
         """End all lanes; what has not begun is skipped."""
         if self.binder is not None:
-            sys.setswitchinterval(self._switch_s)
+            switch_s, threads = self._before
+            sys.setswitchinterval(switch_s)
+            torch.set_num_threads(threads)
         self.failure.stop()
         for lane in self.lanes.values():
             lane.close()

@@ -92,7 +92,7 @@ class _Plain:
         offsets = torch.tensor(self.offsets).repeat_interleave(torch.tensor(self.lengths))
 
         def attend(packed: Tensor, out: Tensor, keys: Tensor, values: Tensor) -> None:
-            prefill_attention(self.arch, packed, self.lengths, out, self.workspace)
+            prefill_attention(self.arch, packed, self.lengths, out)
 
         return self._layers(torch.tensor(ids), positions, offsets + positions, attend)
 

@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from runtime import cpu_attention
 from runtime.architecture import Architecture
 from runtime.functions.linear import BLOCK_BYTES
-from runtime.workspace import Workspace
 
 
-def prefill_attention(
-    arch: Architecture, qkv: Tensor, lengths: Sequence[int], out: Tensor, ws: Workspace
-) -> None:
+def prefill_attention(arch: Architecture, qkv: Tensor, lengths: Sequence[int], out: Tensor) -> None:
     """Causal attention of prompts that follow one another without padding.
 
     qkv (t, qkv_size) as `qkv` packs it, lengths of the prompts (sum t), out (t, query_size).
     Runs of prompts of equal length are computed together. PyTorch allocates the result of each
-    call, which is kept below `BLOCK_BYTES` if one prompt and KV head is; `ws` gives nothing.
+    call, which is kept below `BLOCK_BYTES` if one prompt and KV head is.
     """
     start = 0
     for length, run in groupby(lengths):
@@ -64,7 +62,6 @@ def decode_attention(
     offsets: Sequence[int],
     contexts: Sequence[int],
     out: Tensor,
-    ws: Workspace | None = None,
     threads: int | None = None,
 ) -> None:
     """Attention of one new token of each of n sequences over its cache.
@@ -74,8 +71,23 @@ def decode_attention(
     `contexts` are known to the host. On the CPU this is `runtime.cpu_attention`; elsewhere
     sequences of equal context at equal distances are computed together, others one by one.
     """
-    if q.device.type == "cpu" and _on_cpu(q, keys, values, offsets, contexts, out, threads):
-        return
+    if q.device.type == "cpu":
+        at, filled = (torch.tensor(x, dtype=torch.int64) for x in (offsets, contexts))
+        n_threads = threads or torch.get_num_threads()
+        cpu_attention.decode_attention(q, keys, values, at, filled, out, n_threads)
+    else:
+        attend_runs(q, keys, values, offsets, contexts, out)
+
+
+def attend_runs(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    offsets: Sequence[int],
+    contexts: Sequence[int],
+    out: Tensor,
+) -> None:
+    """`decode_attention` by PyTorch: one call for each regular run of sequences."""
     for first, stop, stride in _regular_runs(offsets, contexts):
         context, offset = contexts[first], offsets[first]
         n, heads, d = q[first:stop].shape
@@ -84,26 +96,6 @@ def decode_attention(
         grouped = q[first:stop].view(n, n_kv, heads // n_kv, d)  # a KV head's queries as rows
         attended = scaled_dot_product_attention(grouped, k, v)
         out[first:stop] = attended.reshape(n, heads, d)
-
-
-def _on_cpu(
-    q: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    offsets: Sequence[int],
-    contexts: Sequence[int],
-    out: Tensor,
-    threads: int | None,
-) -> bool:
-    """Runs the kernel for CPUs; False where this installation has none."""
-    try:
-        from runtime import cpu_attention  # type: ignore[attr-defined]  # compiled when first used
-    except ImportError:
-        return False
-    at, filled = (torch.tensor(x, dtype=torch.int64) for x in (offsets, contexts))
-    count = threads or torch.get_num_threads()
-    cpu_attention.decode_attention(q, keys, values, at, filled, out, count)
-    return True
 
 
 def _regular_runs(

@@ -54,5 +54,5 @@ def attention(arch: Architecture, w: LayerWeights, hidden: Tensor, ws: Workspace
     packed = hidden.new_empty(len(hidden), arch.qkv_size)
     attended = hidden.new_empty(len(hidden), arch.query_size)
     qkv(arch, w, hidden, positions, packed, ws)
-    prefill_attention(arch, packed, LENGTHS, attended, ws)
+    prefill_attention(arch, packed, LENGTHS, attended)
     return attended

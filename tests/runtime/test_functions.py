@@ -161,7 +161,7 @@ def test_prompts_attend_to_themselves_alone(lengths, item_bytes, monkeypatch):
     monkeypatch.setattr(attention, "BLOCK_BYTES", item_bytes)
     arch = SOURCES["mixtral"].architecture
     packed, out = torch.randn(sum(lengths), arch.qkv_size), torch.empty(sum(lengths), 64)
-    prefill_attention(arch, packed, lengths, out, Workspace.of_size(0))
+    prefill_attention(arch, packed, lengths, out)
     start = 0
     for length in lengths:
         rows = slice(start, start + length)
@@ -170,11 +170,11 @@ def test_prompts_attend_to_themselves_alone(lengths, item_bytes, monkeypatch):
         start += length
 
 
-@pytest.mark.parametrize("own_kernel", [True, False])
+@pytest.mark.parametrize("attend", [decode_attention, attention.attend_runs])
 @pytest.mark.parametrize("heads", [(4, 2), (4, 4), (6, 1)])
 @given(contexts=st.lists(st.integers(1, 9), min_size=1, max_size=6), same=st.booleans())
 @settings(max_examples=15)
-def test_new_tokens_attend_to_their_cache(own_kernel, heads, contexts, same):
+def test_new_tokens_attend_to_their_cache(attend, heads, contexts, same):
     contexts = [contexts[0]] * len(contexts) if same else contexts
     offsets = [sum(contexts[:s]) + 2 * s for s in range(len(contexts))]  # with room to spare
     (n_heads, n_kv), n, d = heads, len(contexts), 16
@@ -182,10 +182,7 @@ def test_new_tokens_attend_to_their_cache(own_kernel, heads, contexts, same):
     keys, values = torch.randn(2, rows, n_kv, d)
     q = torch.randn(n, n_heads + 3, d)[:, :n_heads]  # as in packed queries, keys and values
     out = torch.empty(n, n_heads, d)
-    with pytest.MonkeyPatch.context() as patch:
-        if not own_kernel:
-            patch.setattr(attention, "_on_cpu", lambda *args: False)
-        decode_attention(q, keys, values, offsets, contexts, out)
+    attend(q, keys, values, offsets, contexts, out)
     for s, (offset, context) in enumerate(zip(offsets, contexts, strict=True)):
         at = slice(offset, offset + context)
         wanted = plain_attention(q[s : s + 1], keys[at], values[at], causal=False)
