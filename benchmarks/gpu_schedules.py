@@ -268,7 +268,8 @@ class Runs:
         while done is None:
             free_memory()
             try:
-                done = run_transformers(model, self.prompts[:batch], setup.gen_len, batch)
+                prompts = self.prompts[:batch]
+                done = run_transformers(model, prompts, setup.gen_len, batch, setup.device)
             except torch.OutOfMemoryError:
                 if batch == 1:
                     raise

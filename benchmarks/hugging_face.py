@@ -1,12 +1,13 @@
 """The baselines: transformers, and accelerate's offload; timed as the schedules in `systems.py`."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
+from accelerate import cpu_offload, dispatch_model, infer_auto_device_map, init_empty_weights
 from systems import Prompts, Timed, joined
 from torch import Tensor
 from transformers import AutoModelForCausalLM, MixtralConfig
@@ -28,10 +29,8 @@ class Clock(BaseStreamer):
         pass
 
 
-def run_transformers(model: Any, prompts: Prompts, gen_len: int, batch: int) -> Timed:
+def run_transformers(model: Any, prompts: Prompts, gen_len: int, batch: int, device: str) -> Timed:
     """`generate` with its KV cache, for prompts of one length, `batch` at a time."""
-    device = model.get_input_embeddings().weight.device
-    device = torch.device("cuda", 0) if device.type == "meta" else device
     parts = []
     for start in range(0, len(prompts), batch):
         ids = torch.tensor(prompts[start : start + batch], device=device)
@@ -109,3 +108,32 @@ def offloaded(model: Any, gpu_bytes: int) -> Any:
         no_split_module_classes=list(model._no_split_modules or ()),
     )
     return dispatch_model(model, device_map, main_device=0)
+
+
+@dataclass(frozen=True)
+class Link(Mapping[str, Tensor]):
+    """Weights that arrive as copies, at the rate of a link in bytes/s."""
+
+    weights: Mapping[str, Tensor]
+    rate: float
+
+    def __getitem__(self, name: str) -> Tensor:
+        begin = time.perf_counter()
+        copy = self.weights[name].clone()
+        time.sleep(max(0.0, copy.nbytes / self.rate - (time.perf_counter() - begin)))
+        return copy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def offloaded_behind_link(model: Any, rate: float) -> Any:
+    """accelerate's offload of all weights, on a machine whose device is a part of host memory.
+
+    accelerate takes every weight from a mapping before the module that needs it runs, and drops it
+    after; here the mapping copies, and holds the copy to `rate` bytes/s.
+    """
+    return cpu_offload(model, torch.device("cpu"), state_dict=Link(model.state_dict(), rate))

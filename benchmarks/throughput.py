@@ -1,4 +1,4 @@
-"""Tokens/s of every schedule on this machine, beside transformers and, with CUDA, accelerate.
+"""Tokens/s of every schedule on this machine, beside transformers and accelerate's offload.
 
 Run `python benchmarks/throughput.py [--json FILE]`; `--help` lists what can be chosen.
 
@@ -9,9 +9,10 @@ get the largest batch that fits, the others all prompts in four micro-batches, a
 share of the weights on the GPU as fits.
 
 On the CPU a second region of host memory stands for the GPU, and copies to and from it are held to
-`--link-bandwidth`. accelerate cannot do this: it offloads to the CPU and has no other device to
-offload from. So there the schedule `accelerate` takes its place, and transformers runs with all
-weights resident and with all cores: it is what the schedules would be without a budget.
+`--link-bandwidth`. accelerate's weights come as copies at the same rate, in batches as large as
+those of the schedule `accelerate`, and are computed with as many threads as the schedules' device
+has. transformers runs with all weights resident and with all cores: it is what the schedules would
+be without a budget.
 
 Columns: N and mu, micro-batch; medians of tokens/s over the rounds, smallest and largest; the share
 of the bound, which is the work of the busiest stream over the makespan, and what the simulator
@@ -23,20 +24,21 @@ The last lines compare runs of CGOPipe that note when each task ran with runs th
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from hugging_face import offloaded
-from hugging_face import run_transformers as generate
-from systems import Prompts, Timed, fitting_policy, free_memory, run_schedule
+from systems import Timed, fitting_policy, run_schedule
+from throughput_baselines import (
+    LIBRARY,
+    System,
+    accelerate_system,
+    paced_accelerate_system,
+    transformers_system,
+)
 from throughput_model import SIZES, Size, random_prompts, write_checkpoint
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from runtime.checkpoint import Checkpoint
@@ -49,56 +51,6 @@ BASELINE = "accelerate"
 HOST_BYTES = 1 << 36
 MICRO_BATCHES = 4
 RECORDED = "cgopipe"  # the schedule whose recording is timed: it has the most tasks
-RESIDENT_SHARE = 0.5  # of the budget that accelerate may fill with weights; the rest computes
-
-
-@dataclass
-class System:
-    """Something that generates, and all its rounds.
-
-    Parameters
-    ----------
-    batch, micro_batch: N and mu. note: what else its policy says.
-    run: one round.
-    """
-
-    name: str
-    batch: int
-    micro_batch: int
-    note: str
-    run: Callable[[], Timed]
-    rounds: list[Timed] = field(default_factory=list)
-
-    def median(self, value: Callable[[Timed], float | None]) -> float | None:
-        """Over the rounds; None where there is no value."""
-        values = [v for v in map(value, self.rounds) if v is not None]
-        return statistics.median(values) if values else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        rates = [r.tokens_per_s for r in self.rounds]
-        last = self.rounds[-1]
-        return {
-            "name": self.name,
-            "N": self.batch,
-            "mu": self.micro_batch,
-            "policy": self.note,
-            "tokens_per_s": statistics.median(rates),
-            "tokens_per_s_min": min(rates),
-            "tokens_per_s_max": max(rates),
-            "decode_tokens_per_s": self.median(lambda r: r.decode_tokens_per_s),
-            "prefill_s": self.median(lambda r: r.prefill_s),
-            "bound_share": self.median(lambda r: _ratio(r.bound_s, r.makespan_s)),
-            "simulated_share": self.median(lambda r: _ratio(r.simulated_s, r.makespan_s)),
-            "peak_bytes": last.peak_bytes,
-            "predicted_bytes": last.predicted_bytes,
-            "issue_s_per_task": self.median(lambda r: r.issue_s),
-            "rounds": rates,
-        }
-
-
-def _ratio(value: float | None, of: float) -> float | None:
-    return None if value is None else value / of
 
 
 def all_systems(
@@ -107,8 +59,6 @@ def all_systems(
     """The systems, and why schedules are missing."""
     prompts, spec = random_prompts(size), source.architecture.spec
     found, missing = [transformers_system(folder, size, options, prompts)], {}
-    if options.device == "cuda":
-        found.append(accelerate_system(folder, size, options, prompts))
     for name in names:
         kind = find_schedule(name)
         try:
@@ -120,70 +70,16 @@ def all_systems(
         note = f"r_w={policy.r_w:g}" if policy.r_w else ""
         run = _bind(run_schedule, *arguments)
         found.append(System(name, policy.N, policy.mu, note, run))
+    batches = [system.batch for system in found if system.name == BASELINE]
+    if options.device == "cuda":
+        found.append(accelerate_system(folder, size, options, prompts))
+    elif batches:
+        found.append(paced_accelerate_system(folder, size, options, prompts, batches[0]))
     return found, missing
 
 
 def _bind(function: Callable[..., Timed], *arguments: Any) -> Callable[[], Timed]:
     return lambda: function(*arguments)
-
-
-def load(folder: Path, size: Size) -> Any:
-    """The checkpoint in transformers, with its fastest attention."""
-    kind = getattr(torch, size.dtype)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, attn_implementation="sdpa")
-    return model.eval()
-
-
-def transformers_system(
-    folder: Path, size: Size, options: DeviceOptions, prompts: Prompts
-) -> System:
-    """transformers with all weights resident, outside any budget."""
-    model = load(folder, size)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-    def run() -> Timed:
-        free_memory()
-        if options.device == "cuda":
-            torch.cuda.set_per_process_memory_fraction(1.0)
-            model.cuda()
-        before = torch.get_num_threads()
-        torch.set_num_threads(cores)
-        try:
-            return generate(model, prompts, size.gen_len, len(prompts))
-        finally:
-            torch.set_num_threads(before)
-            if options.device == "cuda":
-                model.cpu()
-
-    return System("transformers (resident)", len(prompts), len(prompts), "", run)
-
-
-def accelerate_system(folder: Path, size: Size, options: DeviceOptions, prompts: Prompts) -> System:
-    """accelerate's offload within the budget; the batch is halved until it fits."""
-    resident = int(options.gpu_memory_bytes * RESIDENT_SHARE)
-    model = offloaded(load(folder, size), resident)
-    system = System(f"{BASELINE} (Hugging Face)", len(prompts), len(prompts), "max_memory", _never)
-
-    def run() -> Timed:
-        free_memory()
-        total = torch.cuda.mem_get_info()[1]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, options.gpu_memory_bytes / total))
-        torch.cuda.reset_peak_memory_stats()
-        while True:
-            free_memory()
-            try:
-                return generate(model, prompts, size.gen_len, system.batch)
-            except torch.OutOfMemoryError:
-                if system.batch == 1:
-                    raise
-                system.batch = system.micro_batch = -(-system.batch // 2)
-
-    system.run = run
-    return system
-
-
-def _never() -> Timed:
-    raise NotImplementedError
 
 
 def take_turns(systems: Sequence[System], rounds: int) -> None:
@@ -284,7 +180,7 @@ def measure(
     )
     take_turns(systems, asked.rounds)
     rows = [system.to_dict() for system in systems]
-    baseline = next((r["tokens_per_s"] for r in rows if r["name"].startswith(BASELINE)), None)
+    baseline = next((r["tokens_per_s"] for r in rows if r["name"] == LIBRARY), None)
     for row in rows:
         row["speedup"] = row["tokens_per_s"] / baseline if baseline else None
     presets = {"size": asked.size} | vars(size) | {"threads": list(options.threads)}
@@ -304,7 +200,7 @@ def report(found: Mapping[str, Any], size: Size) -> None:
         f"Mixtral of {size.layers} layers, {size.hidden} wide, {size.dtype}, on {where['device']}; "
         f"{size.prompts} prompts of {size.prompt_len} tokens, {size.gen_len} generated"
     )
-    baseline = next((r["tokens_per_s"] for r in rows if r["name"].startswith(BASELINE)), None)
+    baseline = next((r["tokens_per_s"] for r in rows if r["name"] == LIBRARY), None)
     print_table(rows, baseline, size.gpu_bytes)
     for name, reason in found["missing"].items():
         print(f"{name}: {reason}")
@@ -325,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpu-memory", type=float, metavar="GB", help="the budget")
     parser.add_argument("--link-bandwidth", type=float, metavar="GB/S", help="of the host device")
     parser.add_argument("--prompts", type=int)
+    parser.add_argument("--prompt-len", type=int)
     parser.add_argument("--gen-len", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=9, help="of runs with and without recording")
@@ -335,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
 def _changed(size: Size, asked: argparse.Namespace) -> Size:
     values = vars(size) | {
         "prompts": asked.prompts or size.prompts,
+        "prompt_len": asked.prompt_len or size.prompt_len,
         "gen_len": asked.gen_len or size.gen_len,
     }
     if asked.gpu_memory is not None:

@@ -1,7 +1,8 @@
 """Tensors for the buffers of a schedule, allocated once.
 
 A buffer's size follows the schedule. Weights are cut between rows and caches between sequences, so
-a buffer that receives such a cut gets room for one row, or one sequence, more.
+a buffer that receives such a cut gets room for one row, or one sequence, more; one that holds a
+whole micro-batch's cache receives no cut.
 """
 
 from collections.abc import Sequence
@@ -121,8 +122,8 @@ class Memory:
         size = buffer.bytes
         if size and buffer.kind in CUT:
             size += slack[0]
-        if size and buffer.kind in CACHE:
-            size += slack[1]
+        if size and buffer.kind in CACHE and size < self.layout.widest_bytes:
+            size = min(size + slack[1], self.layout.widest_bytes)
         if buffer.kind == "workspace":
             size += ROUNDING_BYTES
         return -(-size // ALIGNMENT) * ALIGNMENT

@@ -28,7 +28,7 @@ def test_all_systems_yield_the_same_tokens(tmp_path):
     assert "the same greedy tokens in all systems: yes" in end.stdout
     found = json.loads((tmp_path / "found.json").read_text())
     assert set(found["missing"]) == {"gpu-only"}
-    names = {"transformers (resident)", *schedules()} - {"gpu-only"}
+    names = {"transformers (resident)", "accelerate (Hugging Face)", *schedules()} - {"gpu-only"}
     assert found["same_tokens"] == dict.fromkeys(names, True)
     for row in found["systems"]:
         assert row["tokens_per_s"] > 0
