@@ -134,6 +134,9 @@ def offloaded_behind_link(model: Any, rate: float) -> Any:
     """accelerate's offload of all weights, on a machine whose device is a part of host memory.
 
     accelerate takes every weight from a mapping before the module that needs it runs, and drops it
-    after; here the mapping copies, and holds the copy to `rate` bytes/s.
+    after; here the mapping copies, and holds the copy to `rate` bytes/s. The experts run one by
+    one: `generate` takes a model without weights for one on a GPU, and would copy the experts' for
+    every token.
     """
+    model.set_experts_implementation("eager")
     return cpu_offload(model, torch.device("cpu"), state_dict=Link(model.state_dict(), rate))
