@@ -73,11 +73,5 @@ class KVLayout:
         longest = max(batch.longest for batch in self.batches)
         return 2 * (longest + self.gen_len) * self.row_bytes
 
-    @property
-    def widest_bytes(self) -> int:
-        """Keys and values of all sequences of the largest micro-batch."""
-        whole = (KVSpan(0, i) for i in range(len(self.batches)))
-        return max(map(self.block_bytes, whole))
-
     def _half_bytes(self, share: Share) -> int:
         return share.rows * self.row_bytes

@@ -1,8 +1,8 @@
 """Tensors for the buffers of a schedule, allocated once.
 
 A buffer's size follows the schedule. Weights are cut between rows and caches between sequences, so
-a buffer that receives such a cut gets room for one row, or one sequence, more; one that holds a
-whole micro-batch's cache receives no cut.
+a buffer that receives such a cut gets room for one row, or one sequence, more. Caches are cut where
+a share of them stays on the GPU (r_c), else whole micro-batches' move.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ class Memory:
     ----------
     shards: tensor-parallel GPUs among which weights and heads are split.
     layout: where the sequences of each micro-batch lie in a KV block.
+    cuts_cache: whether shares of micro-batches' caches move.
     """
 
     device: Device
@@ -40,6 +41,7 @@ class Memory:
     shards: int
     layout: KVLayout
     capacity_bytes: int
+    cuts_cache: bool = True
     storage: dict[int, Tensor] = field(default_factory=dict)
     gpu_bytes: int = 0
     _views: dict[tuple[object, ...], Tensor] = field(default_factory=dict)
@@ -122,8 +124,8 @@ class Memory:
         size = buffer.bytes
         if size and buffer.kind in CUT:
             size += slack[0]
-        if size and buffer.kind in CACHE and size < self.layout.widest_bytes:
-            size = min(size + slack[1], self.layout.widest_bytes)
+        if size and buffer.kind in CACHE and self.cuts_cache:
+            size += slack[1]
         if buffer.kind == "workspace":
             size += ROUNDING_BYTES
         return -(-size // ALIGNMENT) * ALIGNMENT

@@ -118,7 +118,8 @@ class Session:
         layout = KVLayout(
             node.batches, self.gen_len, arch.n_kv_heads, arch.head_dim, arch.dtype.itemsize
         )
-        memory = Memory(device, arch.spec, world, layout, budget_bytes(options))
+        cuts_cache = 0 < node.policy.r_c < 1
+        memory = Memory(device, arch.spec, world, layout, budget_bytes(options), cuts_cache)
         memory.commit(self.issuer.buffers)
         weights = DeviceWeights(source, memory)
         weights.keep(self.issuer.buffers)
