@@ -34,13 +34,15 @@ from runtime.weights import WeightSource
 from schedules.errors import Infeasible
 from schedules.model import ModelSpec
 from schedules.policy import Policy
-from schedules.schedule import find_schedule, schedules
+from schedules.schedule import find_schedule, runnable
 from schedules.task import Buffer
 
 TIMELINES, TRACE = "timelines.parquet", "trace.json.gz"
 TRACE_BYTES = 16 << 20
 RESIDENT_SHARE = 0.25  # of the budget: whole layers that accelerate keeps on the GPU
 COMPUTE_SHARE = 0.5  # of the budget: what accelerate's first batch may need for its experts
+LEFT_OUT = {"accelerate", "pre-gated", "decoder-resident"}
+"""Run elsewhere, another function, and the same as GPU-only for models without an encoder."""
 PAGEABLE = ("accelerate", "cgopipe")  # schedules that run from pageable memory
 LEAST_S = 12.0  # a system is not begun with less time left
 LOCKED_BYTES = 1 << 20  # matrices below this stay pageable
@@ -137,7 +139,7 @@ class Runs:
             for name in PAGEABLE:
                 yield Item(name, budget, "pageable")
         yield Item("lock", 0, "")
-        names = [name for name in schedules() if name != "accelerate"]
+        names = [name for name in runnable() if name not in LEFT_OUT]
         names.sort(key=lambda name: name != "cgopipe")
         for budget in self.setup.budgets:
             if budget != first:
@@ -176,7 +178,7 @@ class Runs:
     def _run(self, item: Item) -> dict[str, Any]:
         if item.system == "trace":
             return self.trace(item)
-        if item.system in schedules():
+        if item.system in runnable():
             return self.schedule(item)
         return self.hugging_face(item)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from moelab import __version__, options, run_options
+from moelab.crossing import crossover
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
@@ -92,6 +93,7 @@ def simulate(
     padded: options.Padded = None,
     gpus: options.Gpus = None,
     seed: options.Seed = 0,
+    routing: options.Routing = "uniform",
     timeline: Annotated[
         Path | None,
         typer.Option(help="Write the timeline: .html (a page), .parquet (rows), .json (Perfetto)."),
@@ -115,7 +117,18 @@ def simulate(
         raise BadInput("--steps chooses what a timeline shows; give --timeline FILE as well")
     values = parse_assignments(policy or [])
     result = run(
-        schedule, model, hardware, workload, gen_len, batch, micro_batch, values, padded, gpus, seed
+        schedule,
+        model,
+        hardware,
+        workload,
+        gen_len,
+        batch,
+        micro_batch,
+        values,
+        padded,
+        gpus,
+        seed,
+        routing,
     )
     if timeline is not None:
         phases = parse_steps(steps, result.generation.steps, timeline.suffix)
@@ -139,6 +152,7 @@ def compare(
     padded: options.Padded = None,
     gpus: options.Gpus = None,
     seed: options.Seed = 0,
+    routing: options.Routing = "uniform",
     report: Annotated[
         Path | None,
         typer.Option(help="Write the comparison as one page (.html) that opens offline."),
@@ -167,6 +181,7 @@ def compare(
         padded,
         gpus,
         seed,
+        routing,
     )
     found = comparison.to_dict()
     if report is not None:
@@ -303,6 +318,9 @@ def replay(
         write_timeline_file(found[0].timeline(), timeline)
     show(json, times_table(values), "", busy_table(values), *_written(report), *_written(timeline))
     write_json(json, {"replays": values})
+
+
+app.command()(crossover)
 
 
 def _written(path: Path | None) -> list[str]:

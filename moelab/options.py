@@ -68,6 +68,14 @@ Gpus = Annotated[
     int | None, typer.Option("--gpus", help="GPUs to use; default: all that the schedule can.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the routing.")]
+Routing = Annotated[
+    str,
+    typer.Option(
+        "--routing",
+        help="Which experts tokens take: `uniform`, `switch-base-128`, `zipf:1.2`, a TOML file, or "
+        "the `routing.parquet` of a run.",
+    ),
+]
 JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; `-`: standard output."),

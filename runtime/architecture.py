@@ -13,6 +13,7 @@ from runtime.architecture_families import (
     traits_of_family,
     traits_of_folder,
 )
+from runtime.architecture_switch import EncoderDecoder
 from runtime.rope import Rope
 from schedules.errors import BadInput
 from schedules.layout import down_is_transposed
@@ -20,12 +21,12 @@ from schedules.model import ModelSpec
 from schedules.task import DType
 from schedules.validated import validated
 
-__all__ = ["Architecture", "Rope"]
+__all__ = ["Architecture", "EncoderDecoder", "Rope"]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder-only model as one of `world` tensor-parallel ranks computes it.
+    """A model as one of `world` tensor-parallel ranks computes it.
 
     Sizes that are split over the ranks (heads, widths of FFNs, rows of the head) are this rank's;
     `spec` is always the whole model.
@@ -39,6 +40,7 @@ class Architecture:
     gate_norm: p of the p-norm by which the chosen experts' gates are divided; None: they are not.
     eos_token_ids: tokens that end a sequence.
     sliding_window: tokens that attention reaches back, None where it reaches all.
+    encoder_decoder: what a model with an encoder has beside; None: it is decoder-only.
     rank, world: which of how many tensor-parallel ranks.
     """
 
@@ -49,6 +51,7 @@ class Architecture:
     gate_norm: float | None = None
     eos_token_ids: tuple[int, ...] = ()
     sliding_window: int | None = None
+    encoder_decoder: EncoderDecoder | None = None
     rank: int = 0
     world: int = 1
 
@@ -58,8 +61,8 @@ class Architecture:
 
         Values are read as transformers reads them, its defaults included. Raises `BadInput` (file,
         key, value, what would be right) for what the runtime cannot compute exactly: families other
-        than `SUPPORTED`, biases of the FFN, activations other than SiLU, rotary embeddings whose
-        frequencies depend on the running length.
+        than `SUPPORTED` and `ENCODER_DECODERS`, biases of the FFN, activations other than the
+        family's, rotary embeddings whose frequencies depend on the running length.
         """
         path = Path(folder)
         if not path.is_dir():
@@ -85,17 +88,26 @@ class Architecture:
     def with_dtype(self, dtype: DType) -> Architecture:
         """The same model with weights, activations and KV cache in another dtype."""
         values = dict(self.spec) | {"dtype": dtype}
-        return replace(self, spec=validated(ModelSpec, values, self.spec.name))
+        spec = validated(ModelSpec, values, self.spec.name)
+        check_supported(spec, spec.name)
+        return replace(self, spec=spec)
 
     def sharded(self, rank: int, world: int) -> Architecture:
         """The part of rank `rank` of `world`; raises `BadInput` where the model cannot be split."""
         from runtime.sharded import check_shards  # it imports this module
 
+        if world > 1 and self.encoder_decoder is not None:
+            raise BadInput(f"{self.spec.name} has an encoder; the runtime has it on one GPU only")
         check_shards(self.spec, rank, world)
         return replace(self, rank=rank, world=world)
 
     def check_context(self, tokens: int) -> None:
-        """Raises `BadInput` if a sequence of so many tokens (prompt and generated) is too long."""
+        """Raises `BadInput` if a sequence of so many tokens (prompt and generated) is too long.
+
+        Relative positions, which models with an encoder have, set no limit.
+        """
+        if self.encoder_decoder is not None:
+            return
         longest, what = self.spec.max_context, "its longest context is"
         if self.sliding_window is not None and self.sliding_window < longest:
             longest, what = self.sliding_window, "with sliding-window attention it must stay within"
@@ -169,6 +181,17 @@ class Architecture:
         return self.rank * each, (self.rank + 1) * each
 
     # -- how the family computes -----------------------------------------------------------------
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor of the attention's scores: T5 has it in its weights."""
+        return 1.0 if self.encoder_decoder is not None else self.head_dim**-0.5
+
+    @property
+    def head_scale(self) -> float:
+        """Factor of the hidden states before the head: T5's is the embedding, which is larger."""
+        tied_t5 = self.encoder_decoder is not None and self.spec.tied_embeddings
+        return self.hidden_size**-0.5 if tied_t5 else 1.0
 
     @property
     def normalize_top_k(self) -> bool:

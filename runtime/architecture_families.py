@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig
 
-from runtime.rope import Rope, default_rope, rope_of
+from runtime.architecture_switch import (
+    START_TOKEN,
+    EncoderDecoder,
+    check_switch,
+    encoder_decoder_of,
+)
+from runtime.rope import NO_ROPE, Rope, default_rope, rope_of
 from schedules.errors import BadInput, suggest
 from schedules.model import ModelSpec
 from schedules.validated import shown
@@ -25,6 +31,7 @@ SUPPORTED = (
     "qwen2",
     "qwen3",
 )
+ENCODER_DECODERS = ("switch_transformers",)
 SILU = ("silu", "swish")  # two names of one function in transformers
 LAYER_NORM_EPS = 1e-5  # DBRX builds torch.nn.LayerNorm with its default
 
@@ -38,14 +45,18 @@ class Traits(NamedTuple):
     gate_norm: float | None
     eos_token_ids: tuple[int, ...]
     sliding_window: int | None
+    encoder_decoder: EncoderDecoder | None = None
 
 
 def check_supported(spec: ModelSpec, where: str) -> None:
     """Raises `BadInput` for a model that the functions of the runtime cannot compute."""
+    if spec.family in ENCODER_DECODERS:
+        check_switch(spec, where)
+        return
     if spec.family not in SUPPORTED:
         raise BadInput(
             f"{where}: the runtime has no family {shown(spec.family)}"
-            f"{suggest(spec.family, SUPPORTED)}"
+            f"{suggest(spec.family, (*SUPPORTED, *ENCODER_DECODERS))}"
         )
     if spec.ffn_bias:
         raise BadInput(
@@ -78,6 +89,9 @@ _ONLY: dict[str, tuple[object, ...]] = {
 def traits_of_family(spec: ModelSpec) -> Traits:
     """Defaults of the family's config in transformers, for weights that were never trained."""
     config = AutoConfig.for_model(spec.family)
+    if spec.is_encoder_decoder:
+        start = {"decoder_start_token_id": START_TOKEN}
+        return _switch_traits(config, spec, start, spec.name)._replace(eos_token_ids=())
     rope = default_rope(config.rope_parameters["rope_theta"], spec.head_dim)
     traits = _traits(config, spec, rope)
     return traits._replace(eos_token_ids=(), sliding_window=None)
@@ -91,15 +105,34 @@ def traits_of_folder(folder: Path, spec: ModelSpec) -> Traits:
     except Exception as error:  # transformers and its validators raise many kinds
         reason = " ".join(str(error).split())
         raise BadInput(f"{where}: transformers cannot read it ({reason})") from None
-    _check_activation(config, where)
-    raw = _json(folder / "config.json")
-    if spec.family == "dbrx" and not {"rope_parameters", "rope_scaling", "rope_theta"} & set(raw):
-        _take_dbrx_theta(config, raw)
-    traits = _traits(config, spec, rope_of(config, spec.head_dim, where))
-    generation = _json(folder / "generation_config.json")
+    raw, generation = (_json(folder / name) for name in ("config.json", "generation_config.json"))
+    if spec.is_encoder_decoder:
+        told = {key: value for key, value in generation.items() if value is not None}
+        traits = _switch_traits(config, spec, {**raw, **told}, where)
+    else:
+        traits = _decoder_traits(config, raw, spec, where)
     if generation.get("eos_token_id") is not None:
         traits = traits._replace(eos_token_ids=_tokens(generation["eos_token_id"]))
     return traits
+
+
+def _decoder_traits(config: Any, raw: Mapping[str, Any], spec: ModelSpec, where: str) -> Traits:
+    _check_activation(config, where)
+    if spec.family == "dbrx" and not {"rope_parameters", "rope_scaling", "rope_theta"} & set(raw):
+        _take_dbrx_theta(config, raw)
+    return _traits(config, spec, rope_of(config, spec.head_dim, where))
+
+
+def _switch_traits(config: Any, spec: ModelSpec, settings: Mapping[str, Any], where: str) -> Traits:
+    return Traits(
+        norm_eps=float(config.layer_norm_epsilon),
+        rope=NO_ROPE,
+        clip_qkv=None,
+        gate_norm=None,
+        eos_token_ids=_tokens(config.eos_token_id),
+        sliding_window=None,
+        encoder_decoder=encoder_decoder_of(config, spec, settings, where),
+    )
 
 
 def _traits(config: Any, spec: ModelSpec, rope: Rope) -> Traits:

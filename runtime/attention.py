@@ -42,17 +42,22 @@ def compile_kernel(context: Context) -> None:
         decode_attention(q, kv, kv, [0], [1], torch.empty_like(q), threads)
 
 
-def cache_parts(context: Context, task: Task, buffers: Sequence[Buffer]) -> list[CachePart]:
-    """The parts of a micro-batch's cache that lie in these buffers, in order of sequences."""
+def cache_parts(
+    context: Context, task: Task, buffers: Sequence[Buffer], layer: int | None = None
+) -> list[CachePart]:
+    """The parts of a micro-batch's cache that lie in these buffers, in order of sequences; of the
+    task's layer by default."""
+    own = (task.layer if layer is None else layer, task.micro_batch)
     visiting = tuple(context.cached.get(id(buffer)) for buffer in buffers)
-    key = (task.layer, task.micro_batch, tuple(map(id, buffers)), visiting)
+    key = (*own, tuple(map(id, buffers)), visiting)
     if key not in context.parts:
-        context.parts[key] = _find_parts(context, task, buffers)
+        context.parts[key] = _find_parts(context, own, buffers)
     return context.parts[key]
 
 
-def _find_parts(context: Context, task: Task, buffers: Sequence[Buffer]) -> list[CachePart]:
-    own = (task.layer, task.micro_batch)
+def _find_parts(
+    context: Context, own: tuple[int, int], buffers: Sequence[Buffer]
+) -> list[CachePart]:
     device = context.device.torch_device
     found: dict[KVSpan, Tensor] = {}
     visitors: set[KVSpan] = set()
@@ -99,7 +104,7 @@ def decode_core(context: Context, task: Task, operands: Operands) -> Core:
     contexts = [state.contexts(task.step, part.share.first, part.share.stop) for part in parts]
 
     def run(qkv: Tensor, out: Tensor) -> None:
-        queries, keys, values = _split(context, qkv)
+        queries, keys, values = split_qkv(context, qkv)
         attended = out.view(state.batch.size, arch.n_heads, arch.head_dim)
         for part, context_lengths in zip(parts, contexts, strict=True):
             of = slice(part.share.first, part.share.stop)
@@ -132,7 +137,7 @@ def prefill_core(context: Context, task: Task, operands: Operands) -> Core:
     parts = cache_parts(context, task, operands.writes)
     places = []
     for part in parts:
-        rows = _prompt_rows(context, task, part.share)
+        rows = prompt_rows(context, task, part.share)
         first = starts[part.share.first]
         places.append((part, slice(first, first + len(rows)), rows))
     mine = [b for b in operands.writes if context.owns(b)]
@@ -141,7 +146,7 @@ def prefill_core(context: Context, task: Task, operands: Operands) -> Core:
     region = prompt_kv(context, stored[0], task) if stored and covered < len(lengths) else None
 
     def run(qkv: Tensor, out: Tensor) -> None:
-        _, keys, values = _split(context, qkv)
+        _, keys, values = split_qkv(context, qkv)
         prefill_attention(context.arch, qkv, lengths, out)
         for part, tokens, rows in places:
             part.keys.index_copy_(0, rows, keys[tokens])
@@ -153,7 +158,7 @@ def prefill_core(context: Context, task: Task, operands: Operands) -> Core:
     return run
 
 
-def _prompt_rows(context: Context, task: Task, share: Share) -> Tensor:
+def prompt_rows(context: Context, task: Task, share: Share) -> Tensor:
     """The rows of a share's prompt tokens in its block, on the device.
 
     Kept for the whole run: the memory of a tensor that the issuing thread drops while another
@@ -177,7 +182,7 @@ def cpu_attention(context: Context, task: Task, operands: Operands) -> Run:
     contexts = state.contexts(task.step, 0, state.batch.size)
 
     def run() -> int:
-        queries, keys, values = _split(context, qkv)
+        queries, keys, values = split_qkv(context, qkv)
         attended = out.view(state.batch.size, arch.n_heads, arch.head_dim)
         newest = part.first_rows + torch.tensor(contexts) - 1
         part.keys.index_copy_(0, newest, keys)
@@ -196,7 +201,7 @@ def cpu_attention(context: Context, task: Task, operands: Operands) -> Run:
     return run
 
 
-def _split(context: Context, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_qkv(context: Context, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (t, heads, d), keys and values (t, KV heads, d) of packed ones (t, qkv_size)."""
     arch = context.arch
     q, k, v = qkv.split([arch.query_size, arch.kv_width, arch.kv_width], dim=1)

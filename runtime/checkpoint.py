@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from runtime.architecture import Architecture
-from runtime.architecture_shapes import matrix_shapes, vector_sizes
+from runtime.architecture_shapes import matrix_shapes, n_layers, vector_sizes
 from runtime.checkpoint_files import TensorFiles
 from runtime.checkpoint_names import Place, matrix_places, model_places, vector_place
 from runtime.weights import WeightSource
@@ -75,6 +75,14 @@ class Checkpoint:
         """See `WeightSource`."""
         return self._views[-1, "final_norm", 0]
 
+    def encoder_embedding(self) -> Tensor:
+        """See `WeightSource`."""
+        return self._views.get((-1, "encoder_embedding", 0), self.embedding())
+
+    def encoder_norm(self) -> Tensor | None:
+        """See `WeightSource`."""
+        return self._views.get((-1, "encoder_norm", 0))
+
     def tensors(self) -> Iterator[tuple[str, Path, Tensor]]:
         """Every tensor that the model uses, in the run's dtype, with its name and file."""
         return ((name, self._files.path(name), tensor) for name, tensor in self._whole.items())
@@ -135,9 +143,9 @@ def is_finite(tensor: Tensor) -> bool:
 
 def _all_places(arch: Architecture) -> Iterator[tuple[Key, tuple[Place, ...]]]:
     """Every weight of a model and where it may be; vectors have expert -1."""
-    for name, place in model_places(arch).items():
-        yield (-1, name, 0), (place,)
-    for layer in range(arch.spec.n_layers):
+    for name, places in model_places(arch).items():
+        yield (-1, name, 0), places
+    for layer in range(n_layers(arch)):
         shapes = matrix_shapes(arch, layer)
         for name, shape in shapes.items():
             for expert in range(shape.stack):

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from runtime.architecture import Architecture
 from runtime.architecture_shapes import EXPERT_MATRICES, SHARED_MATRICES, Shape
+from runtime.checkpoint_names_switch import (
+    switch_matrix_place,
+    switch_model_places,
+    switch_vector_place,
+)
+from runtime.checkpoint_places import Place
+
+__all__ = ["Place", "matrix_places", "model_places", "vector_place"]
 
 EXPERT_NAMES = {"gate": "gate_proj", "up": "up_proj", "down": "down_proj"}
 MIXTRAL_NAMES = {"gate": "w1", "up": "w3", "down": "w2"}
@@ -28,16 +34,6 @@ DBRX_VECTORS = {
 }
 
 
-class Place(NamedTuple):
-    """Rows [start, stop) of a tensor of this shape; of matrix `expert` of it if it is 3-D."""
-
-    tensor: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    expert: int = 0
-
-
 def matrix_places(
     arch: Architecture, shapes: dict[str, Shape], layer: int, name: str, expert: int = 0
 ) -> tuple[Place, ...]:
@@ -45,6 +41,8 @@ def matrix_places(
 
     `shapes` are those of the layer's matrices.
     """
+    if arch.encoder_decoder is not None:
+        return (switch_matrix_place(arch, shapes, layer, name, expert),)
     rows, cols = shapes[name].rows, shapes[name].cols
     if arch.spec.family == "dbrx":
         return (_dbrx(arch, f"transformer.blocks.{layer}.", name, expert, shapes),)
@@ -65,25 +63,29 @@ def matrix_places(
 
 def vector_place(arch: Architecture, layer: int, name: str, size: int) -> Place:
     """Where a vector is; the gate of the shared expert is a matrix of one row."""
+    if arch.encoder_decoder is not None:
+        return switch_vector_place(arch, layer, name, size)
     if arch.spec.family == "dbrx":
         return Place(f"transformer.blocks.{layer}.{DBRX_VECTORS[name]}", (size,), 0, size)
     shape = (1, size) if name == "shared_expert_gate" else (size,)
     return Place(f"model.layers.{layer}.{VECTORS[name]}", shape, 0, shape[0])
 
 
-def model_places(arch: Architecture) -> dict[str, Place]:
-    """Embedding, final norm and, where it is not the embedding, the output head."""
+def model_places(arch: Architecture) -> dict[str, tuple[Place, ...]]:
+    """Where embedding, final norm and, if it is not the embedding, the output head may be."""
+    if arch.encoder_decoder is not None:
+        return switch_model_places(arch)
     spec = arch.spec
     table = (spec.vocab_size, spec.hidden_size)
     embedding, norm = "model.embed_tokens.weight", "model.norm.weight"
     if spec.family == "dbrx":
         embedding, norm = "transformer.wte.weight", "transformer.norm_f.weight"
-    places = {
-        "embedding": Place(embedding, table, 0, spec.vocab_size),
-        "final_norm": Place(norm, (spec.hidden_size,), 0, spec.hidden_size),
+    places: dict[str, tuple[Place, ...]] = {
+        "embedding": (Place(embedding, table, 0, spec.vocab_size),),
+        "final_norm": (Place(norm, (spec.hidden_size,), 0, spec.hidden_size),),
     }
     if not spec.tied_embeddings:
-        places["head"] = Place("lm_head.weight", table, 0, spec.vocab_size)
+        places["head"] = (Place("lm_head.weight", table, 0, spec.vocab_size),)
     return places
 
 

@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from runtime.attention import decode_core, prefill_core
+from runtime.attention import Core, decode_core, prefill_core
 from runtime.context import Context
+from runtime.encoder_decoder import cross_attention, decoder_core, encoder_core, end_of_encoder
 from runtime.functions import embed, experts, ffn, head, out_projection, qkv, route, shared
 from runtime.functions.norms import norm
 from runtime.lane import Run
 from runtime.state import MicroBatchState
 from schedules.issuer import Operands
-from schedules.layout import MATRICES
+from schedules.layout import MATRICES, layer_at
 from schedules.task import Buffer, Task
 
 IN = ("q", "k", "v")
@@ -37,26 +38,41 @@ def attention(context: Context, task: Task, operands: Operands) -> Run:
     """Projections, attention and output projection of a layer, in prefill or in decode."""
     arch, state, ws = context.arch, context.state(task), context.ws
     hidden = context.hidden(task, operands)
-    weights = context.weights.resolve(task.layer, (*IN, "o"), operands.reads)
+    weights = context.weights.resolve(context.number(task), (*IN, "o"), operands.reads)
     prefill = task.step == 0
+    tables = context.weights
+    table = tables.encoder_embedding if context.in_encoder(task) else tables.embedding
     ids, positions = (
         (state.prompt_ids, state.prompt_positions) if prefill else (state.ids, state.positions)
     )
-    core = (prefill_core if prefill else decode_core)(context, task, operands)
+    core = _core(context, task, operands)
+    has_encoder = arch.encoder_decoder is not None
+    cross = cross_attention(context, task, operands) if has_encoder and not prefill else None
     tokens = len(hidden)
 
     def run() -> int:
         with ws.scope():
             packed = ws.take((tokens, arch.qkv_size), context.dtype)
             if task.layer == 0:
-                embed(context.weights.embedding, ids, hidden)
+                embed(table, ids, hidden)
             qkv(arch, weights, hidden, positions, packed, ws)
             attended = ws.take((tokens, arch.query_size), context.dtype)
             core(packed, attended)
             out_projection(arch, weights, attended, hidden, ws, partial=context.rank > 0)
+            if cross is not None:
+                cross(hidden, packed, attended)
         return 0
 
     return run
+
+
+def _core(context: Context, task: Task, operands: Operands) -> Core:
+    """The attention itself, and the cache."""
+    if context.arch.encoder_decoder is not None:
+        core = decoder_core if task.step else encoder_core
+    else:
+        core = decode_core if task.step else prefill_core
+    return core(context, task, operands)
 
 
 def project_out(context: Context, task: Task, operands: Operands) -> Run:
@@ -77,26 +93,27 @@ def project_out(context: Context, task: Task, operands: Operands) -> Run:
 def whole_ffn(context: Context, task: Task, operands: Operands) -> Run:
     """Norm, router, experts and shared experts; the output head after the last layer."""
     hidden = context.hidden(task, operands)
-    weights = context.weights.resolve(task.layer, FFN, operands.reads)
-    sink = _sink(context, task)
+    weights = context.weights.resolve(context.number(task), FFN, operands.reads)
+    sink, lengths = _sink(context, task), context.lengths(task)
 
     def run() -> int:
-        ffn(context.arch, weights, hidden, context.ws, sink, partial=context.rank > 0)
+        ffn(context.arch, weights, hidden, context.ws, sink, context.rank > 0, lengths)
         return 0
 
-    last = task.layer == context.last_layer and context.world == 1
-    return _both(run, output_head(context, task, operands)) if last else run
+    last = context.is_last(task) and context.world == 1
+    return _both(run, end_of_pass(context, task, operands)) if last else run
 
 
 def gate(context: Context, task: Task, operands: Operands) -> Run:
     """Norm and router alone."""
     hidden, sink = context.hidden(task, operands), _sink(context, task)
-    weights = context.weights.resolve(task.layer, ("router",), operands.reads)
+    weights = context.weights.resolve(context.number(task), ("router",), operands.reads)
+    lengths = context.lengths(task)
     ids, gates = _routed(context, task, operands.writes, len(hidden))
 
     def run() -> int:
         with context.ws.scope():
-            chosen = route(context.arch, weights, hidden, context.ws)
+            chosen = route(context.arch, weights, hidden, context.ws, lengths)
             ids.copy_(chosen.ids)
             gates.copy_(chosen.gates)
             if sink is not None:
@@ -109,7 +126,7 @@ def gate(context: Context, task: Task, operands: Operands) -> Run:
 def chosen_experts(context: Context, task: Task, operands: Operands) -> Run:
     """The experts that a gate has chosen, and the shared ones."""
     arch, ws, hidden = context.arch, context.ws, context.hidden(task, operands)
-    weights = context.weights.resolve(task.layer, FFN, operands.reads)
+    weights = context.weights.resolve(context.number(task), FFN, operands.reads)
     ids, gates = _routed(context, task, operands.reads, len(hidden))
 
     def run() -> int:
@@ -120,9 +137,16 @@ def chosen_experts(context: Context, task: Task, operands: Operands) -> Run:
             shared(arch, weights, normed, hidden, ws)
         return 0
 
-    if task.layer == context.last_layer:
-        return _both(run, output_head(context, task, operands))
+    if context.is_last(task):
+        return _both(run, end_of_pass(context, task, operands))
     return run
+
+
+def end_of_pass(context: Context, task: Task, operands: Operands) -> Run:
+    """What follows the last layer: the next tokens, or what the decoder takes of the encoder."""
+    if context.in_encoder(task):
+        return end_of_encoder(context, task, operands)
+    return output_head(context, task, operands)
 
 
 def output_head(context: Context, task: Task, operands: Operands) -> Run:
@@ -130,6 +154,7 @@ def output_head(context: Context, task: Task, operands: Operands) -> Run:
     hidden, ws = context.hidden(task, operands), context.ws
     state, item = context.state(task), context.dtype.itemsize
     n, vocabulary, width = state.batch.size, len(context.weights.head), hidden.shape[1]
+    position = context.position(task)
 
     def run() -> int:
         step = ws.rows(width * item, vocabulary * item, width * item, limit=n)
@@ -143,7 +168,7 @@ def output_head(context: Context, task: Task, operands: Operands) -> Run:
                 logits = ws.take((rows.stop - start, vocabulary), context.dtype)
                 tables = context.weights
                 head(context.arch, tables.head, tables.final_norm, last, logits, ws)
-                state.ids[rows].copy_(context.sampler(logits, state.requests[rows], task.step))
+                state.ids[rows].copy_(context.sampler(logits, state.requests[rows], position))
         advance(state, task)
         return 0
 
@@ -169,7 +194,7 @@ def _routed(
 
 
 def _sink(context: Context, task: Task) -> Callable[[torch.Tensor], None] | None:
-    spec = context.arch.spec.decoder_layers[task.layer]
+    spec = layer_at(context.arch.spec, context.number(task))
     return context.log.sink(task.layer, task.micro_batch) if spec.is_moe else None
 
 

@@ -12,6 +12,7 @@ from runtime.device import Device
 from runtime.device_weights import DeviceWeights
 from runtime.kv import KVLayout
 from runtime.memory import Memory
+from runtime.position_biases import PositionBiases
 from runtime.routing_log import RoutingLog
 from runtime.state import MicroBatchState
 from runtime.workspace import Workspace
@@ -36,6 +37,7 @@ class Context:
     prompt_hidden: where prefill keeps the hidden states of a schedule that has no buffer for them.
     threads: that compute for the (host) device, and for the CPU's attention.
     rank, world: of tensor-parallel GPUs.
+    biases: of the stacks of a model with an encoder.
     """
 
     arch: Architecture
@@ -51,6 +53,7 @@ class Context:
     threads: tuple[int, int]
     rank: int = 0
     world: int = 1
+    biases: PositionBiases | None = None
     cached: dict[int, KVSpan] = field(default_factory=dict)  # what visiting KV blocks hold
     parts: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # cache parts found before
 
@@ -59,10 +62,27 @@ class Context:
         """Of weights, activations and cache."""
         return self.arch.dtype
 
-    @property
-    def last_layer(self) -> int:
-        """Index of the layer before the output head."""
-        return self.arch.spec.n_layers - 1
+    def in_encoder(self, task: Task) -> bool:
+        """Whether a task is of the encoder, which reads the prompts where there is one."""
+        return task.step == 0 and self.arch.encoder_decoder is not None
+
+    def number(self, task: Task) -> int:
+        """The number of a task's layer in the model (see `schedules.layout`)."""
+        return task.layer + (self.arch.spec.n_layers if self.in_encoder(task) else 0)
+
+    def is_last(self, task: Task) -> bool:
+        """Whether a task is of the last layer of its pass."""
+        spec = self.arch.spec
+        layers = spec.n_encoder_layers if self.in_encoder(task) else spec.n_layers
+        return task.layer == layers - 1
+
+    def position(self, task: Task) -> int:
+        """Which of the generated tokens a task makes: a decoder makes the first in prefill."""
+        return task.step - (self.arch.encoder_decoder is not None)
+
+    def lengths(self, task: Task) -> Sequence[int] | None:
+        """Of the sequences whose tokens a task of the encoder has; None elsewhere."""
+        return self.state(task).batch.prompt_lengths if self.in_encoder(task) else None
 
     def state(self, task: Task) -> MicroBatchState:
         """The micro-batch of a task."""

@@ -5,7 +5,7 @@ of issue, as the dependencies do; so a task that reads a buffer finds what the l
 issued before it has put there, and a schedule that runs a layer without its weights is refused.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from runtime.pieces import LayerWeights, Piece, merge_pieces
 from runtime.weights import WeightSource
 from schedules.contents import Span
 from schedules.errors import MoelabError
-from schedules.layout import Matrix, Rows, layer_matrices, rows_of
+from schedules.layout import Matrix, Rows, layer_at, layer_matrices, rows_of
 from schedules.model import ModelSpec
 from schedules.task import Buffer
 
@@ -31,6 +31,9 @@ VECTORS = (
     "v_bias",
     "o_bias",
     "shared_expert_gate",
+    "cross_norm",
+    "position_bias",
+    "router_bias",
 )
 
 
@@ -182,7 +185,7 @@ class DeviceWeights:
             )
 
     def _matrices(self, layer: int) -> dict[str, Matrix]:
-        return layer_matrices(self.model, self.model.decoder_layers[layer], self.memory.shards)
+        return layer_matrices(self.model, layer_at(self.model, layer), self.memory.shards)
 
     def _keep_tables(self) -> None:
         """Embedding, head and vectors: small, used by all schedules, resident in all of them."""
@@ -196,10 +199,17 @@ class DeviceWeights:
         tied = source.head().data_ptr() == source.embedding().data_ptr()
         self.head = self.embedding[: len(source.head())] if tied else keep("head", source.head())
         self.final_norm = keep("final norm", source.final_norm())
+        self._keep_encoder(keep)
         self.vectors: list[dict[str, Tensor]] = []
-        for layer in range(self.model.n_layers):
+        for layer in range(self.model.n_layers + self.model.n_encoder_layers):
             own = {name: source.vector(layer, name) for name in VECTORS}
             self.vectors.append({n: keep(n, v) for n, v in own.items() if v is not None})
+
+    def _keep_encoder(self, keep: Callable[[str, Tensor], Tensor]) -> None:
+        read, norm = self.source.encoder_embedding(), self.source.encoder_norm()
+        own = read.data_ptr() != self.source.embedding().data_ptr()
+        self.encoder_embedding = keep("embedding", read) if own else self.embedding
+        self.encoder_norm = None if norm is None else keep("final norm", norm)
 
 
 __all__ = ["Copy", "DeviceWeights", "Rows"]

@@ -45,6 +45,9 @@ class Binder(Protocol):
     def bind(self, task: Task, operands: Operands) -> Run:
         """What the task does, with the tensors of its operands."""
 
+    def allocate(self, buffer: Buffer) -> None:
+        """Memory for a buffer that the schedule asks for while it runs."""
+
     def expert_ids(self, gate: Task) -> NDArray[np.int64]:
         """What a gate that has run has chosen, shape (tokens, top_k)."""
 
@@ -103,6 +106,8 @@ class Executor(RecordingIssuer):
         made = super().buffer(name, pool, bytes, holds, pinned, owner)
         if owner in (-1, self.rank) and pool != "pinned":
             self.buffers.append(made)
+            if self.binder is not None:
+                self.binder.allocate(made)
         return made
 
     def start(self, binder: Binder) -> None:

@@ -14,6 +14,7 @@ from runtime.outcome import BatchRecord
 from runtime.progress import Meter, Silent
 from schedules.errors import MoelabError
 from schedules.lengths import positive_int
+from schedules.movement import exposed_transfer_s, moe_block_s, moved_bytes
 from schedules.timeline import COLUMNS, Timeline
 
 
@@ -25,6 +26,7 @@ class SessionLike(Protocol):
     streams: in the order of lanes.
     issuing_s: by stream, time at work that is in no task: the host's issuing.
     peak_bytes, predicted_bytes, capacity_bytes: by pool.
+    moe_layers: the decoder layers with experts.
     """
 
     @property
@@ -37,6 +39,12 @@ class SessionLike(Protocol):
     def predicted_bytes(self) -> Mapping[str, int]: ...
     @property
     def capacity_bytes(self) -> Mapping[str, int]: ...
+
+    @property
+    def moe_layers(self) -> Sequence[int]: ...
+
+    def facts(self) -> Mapping[str, float]:
+        """What the schedule knows of the run so far."""
 
     def prefill(self) -> IntArray:
         """The first token of every prompt, in their order."""
@@ -179,6 +187,10 @@ class _Run:
             predicted_bytes=dict(session.predicted_bytes),
             capacity_bytes=dict(session.capacity_bytes),
             issuing_s=sum(session.issuing_s.values()),
+            moved_bytes=moved_bytes(timeline.frame),
+            exposed_s=exposed_transfer_s(timeline.frame),
+            moe_block_s=moe_block_s(timeline.frame, session.moe_layers),
+            facts=dict(session.facts()),
         )
         self.records.append(record)
         self.keep(record, timeline, session.routing() if self.routing else None)

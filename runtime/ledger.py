@@ -41,7 +41,12 @@ NEEDS = {
     "out_projection": "attended",
     "experts": "routed",
 }
-MAKES = {"pre_attention": "qkv", "cpu_attention": "attended", "gate": "routed"}
+MAKES = {
+    "pre_attention": "qkv",
+    "cpu_attention": "attended",
+    "gate": "routed",
+    "pre_gate": "routed",  # of a later layer, from the hidden states of this one
+}
 COPIES = {"offload_qkv", "load_attended", "load_hidden", "store_hidden"}
 ATTENDS = (EMBEDS - {"pre_attention"}) | {"cpu_attention"}
 
@@ -113,8 +118,8 @@ class Ledger:
         buffer = self._hidden(task, operands)
         if task.layer or task.op not in EMBEDS:
             self._need(task, buffer, _made(HIDDEN, task, before), self.held)
-        self.held[id(buffer)] = made = _made(HIDDEN, task, after)
-        if made[3] == 2 * self.context.arch.spec.n_layers:
+        self.held[id(buffer)] = _made(HIDDEN, task, after)
+        if after == 2 and self.context.is_last(task):
             self.ended[task.micro_batch] = task.step
 
     def _copy(self, task: Task, operands: Operands) -> None:
@@ -171,6 +176,8 @@ class Ledger:
     def _in_cache(self, buffer: Buffer, task: Task) -> bool:
         """Whether a buffer holds some of the cache of the task's layer and micro-batch."""
         kind, cached = self._of(buffer)
+        if cached and self.context.in_encoder(task):  # its end fills the cache of all layers
+            return any(micro_batch == task.micro_batch for _, micro_batch in cached)
         if cached:
             return (task.layer, task.micro_batch) in cached
         visiting = self.context.cached.get(id(buffer)) if kind in VISITED else None

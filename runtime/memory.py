@@ -15,7 +15,7 @@ from runtime.device import ALIGNMENT, Device
 from runtime.kv import KVLayout
 from schedules.contents import KVSpan, Span
 from schedules.errors import Infeasible, MoelabError, in_gb
-from schedules.layout import layer_matrices, rows_of
+from schedules.layout import layer_at, layer_matrices, rows_of
 from schedules.model import ModelSpec
 from schedules.task import Buffer
 
@@ -134,9 +134,7 @@ class Memory:
         """Bytes of the rows that spans cover."""
         total = 0
         for span in spans:
-            matrices = layer_matrices(
-                self.model, self.model.decoder_layers[span.layer], self.shards
-            )
+            matrices = layer_matrices(self.model, layer_at(self.model, span.layer), self.shards)
             for rows in rows_of(self.model, span, self.shards):
                 total += (rows.stop - rows.start) * matrices[rows.matrix].cols
         return total * self.model.bytes_per_parameter

@@ -13,11 +13,12 @@ from runtime.lane import Run
 from runtime.ledger import Ledger
 from schedules.errors import MoelabError, suggest
 from schedules.issuer import Operands
-from schedules.task import Task
+from schedules.task import Buffer, Task
 
 
 def nothing(context: Context, task: Task, operands: Operands) -> Run:
-    """ZeRO-3's all-gather on one GPU: the layer is whole already."""
+    """ZeRO-3's all-gather on one GPU: the layer is whole already. And what the issuing thread does
+    when what it waited for is there."""
 
     def run() -> int:
         return 0
@@ -39,6 +40,8 @@ OPERATIONS: Mapping[str, Callable[[Context, Task, Operands], Run]] = {
     "prefill_attention": compute.attention,
     "prefill_ffn": compute.whole_ffn,
     "gate": compute.gate,
+    "pre_gate": compute.gate,
+    "synchronise": nothing,
     "experts": compute.chosen_experts,
     "all_gather": nothing,
     "all_reduce": parallel.all_reduce,
@@ -65,6 +68,10 @@ class Operations:
         run = operation(self.context, task, operands)
         self.ledger.follow(task, operands)
         return run
+
+    def allocate(self, buffer: Buffer) -> None:
+        """Memory for a buffer that a schedule asks for while it runs. Raises `Infeasible`."""
+        self.context.memory.commit([buffer])
 
     def check_step(self, step: int) -> None:
         """Raise `MoelabError` where the schedule has not computed all of a step."""

@@ -8,14 +8,14 @@ unless all sequences ended before), in T_b seconds of prefill and decode steps:
 * `prefill_s`, `decode_s`, `makespan_s`, `busy_s` and `tasks` are sums over the batches;
 * `ttft_s` is the mean over sequences of their batch's prefill, `tpot_s` the mean decode step;
 * `lower_bound_s` is the busy time of the busiest stream;
-* memory is the most of any batch.
+* memory is the most of any batch; bytes for each token are over the n_b c_b of all.
 
 Batches whose measurements are lost (the run was interrupted between the last token and writing
 them) count nowhere. Where nothing was measured, times and rates are null.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from runtime.journal import Finished
@@ -37,6 +37,8 @@ class BatchRecord:
     tasks: how many ran.
     issuing_s: what issuing them took the host; it is in `busy_s` too.
     peak_bytes, predicted_bytes, capacity_bytes: by pool; measured, as the schedule counts, allowed.
+    moved_bytes: over links, by operation. exposed_s: in which something was copied and nothing
+        computed. moe_block_s: mean latency of a decoder layer with experts. facts: the schedule's.
     """
 
     number: int
@@ -52,6 +54,10 @@ class BatchRecord:
     predicted_bytes: Mapping[str, int]
     capacity_bytes: Mapping[str, int]
     issuing_s: float = 0.0
+    moved_bytes: Mapping[str, float] = field(default_factory=dict)
+    exposed_s: float = 0.0
+    moe_block_s: float | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def decode_s(self) -> float:
@@ -97,6 +103,7 @@ def measured_result(
         asdict(asked) | {"feasible": True} | _times(records) | _streams(records) | _memory(records)
     )
     values["tasks"] = sum(r.tasks for r in records)
+    values |= _movement(records)
     values["provenance"] = dict(provenance)
     return {key: values[key] for key in KEYS} | {MEASURED: _measured(records, list(finished))}
 
@@ -128,6 +135,26 @@ def _streams(records: Sequence[BatchRecord]) -> dict[str, Any]:
         "idle_s": {name: makespan_s - busy for name, busy in busy_s.items()},
         "lower_bound_s": bound_s,
         "bound_ratio": _ratio(makespan_s, bound_s or 0.0),
+    }
+
+
+def _movement(records: Sequence[BatchRecord]) -> dict[str, Any]:
+    """Of all batches; latencies are weighed by decode steps, facts are means over the batches."""
+    tokens = sum(r.size * r.positions for r in records)
+    ops = dict.fromkeys(op for r in records for op in r.moved_bytes)
+    timed = [(r.moe_block_s, len(r.step_s)) for r in records if r.moe_block_s is not None]
+    steps = sum(n for _, n in timed)
+    block_s = sum(s * n for s, n in timed) / steps if steps else None
+    facts = dict.fromkeys(name for r in records for name in r.facts)
+    return {
+        "moved_bytes_per_token": {
+            op: _ratio(sum(r.moved_bytes.get(op, 0.0) for r in records), tokens) for op in ops
+        },
+        "exposed_transfer_s": sum(r.exposed_s for r in records) if records else None,
+        "moe_block_ms": None if block_s is None else block_s * 1e3,
+        "facts": {
+            name: sum(r.facts.get(name, 0.0) for r in records) / len(records) for name in facts
+        },
     }
 
 

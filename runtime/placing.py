@@ -12,7 +12,7 @@ from schedules.kernels import Kernels
 from schedules.model import ModelSpec
 from schedules.placing import Capacities, OpenIssuer, Placement, place
 from schedules.policy import Policy
-from schedules.schedule import Schedule
+from schedules.schedule import Schedule, runnable
 
 KERNELS = Kernels(experts="loop", cpu_attention="native", logits="last")
 """The kernels of the runtime, for all schedules alike: experts by token count without padding,
@@ -66,6 +66,11 @@ def placed(kind: type[Schedule], given: Placement) -> Schedule:
 
 def check_schedule(kind: type[Schedule], policy: Policy, gpus: int) -> None:
     """Raise `BadInput` for a policy, or a number of GPUs, that the runtime cannot run."""
+    if not kind.for_real:
+        raise BadInput(
+            f"schedule '{kind.name}' is simulated only: the runtime has not all of its operations; "
+            f"those that run: {', '.join(runnable())}"
+        )
     kind.check(policy, gpus)
     if gpus > 1 and kind.multi_gpu != "tensor":
         raise BadInput(

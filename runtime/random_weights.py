@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from runtime.architecture import Architecture
-from runtime.architecture_shapes import Shape, matrix_shapes, vector_sizes
+from runtime.architecture_shapes import Shape, matrix_shapes, n_layers, vector_sizes
 from schedules.errors import BadInput
 from schedules.model import ModelSpec
 
@@ -29,8 +29,8 @@ class RandomWeights:
     ----------
     model: the sizes, or a whole architecture.
     seed: of all values.
-    shared: all layers of a kind (with experts, without) have the same weights in the same memory,
-        so that a model with many layers needs memory for one.
+    shared: all layers of a kind (with experts, without; of a stack) have the same weights in the
+        same memory, so that a model with many layers needs memory for one.
     std: standard deviation of matrices, embeddings and biases.
     """
 
@@ -85,9 +85,19 @@ class RandomWeights:
         """See `WeightSource`."""
         return self._vectors[-1, "final_norm"]
 
+    def encoder_embedding(self) -> Tensor:
+        """See `WeightSource`."""
+        return self.embedding()
+
+    def encoder_norm(self) -> Tensor | None:
+        """See `WeightSource`."""
+        return self._vectors.get((-1, "encoder_norm"))
+
     def _layer_of(self, shared: bool) -> list[int]:
         """The layer whose weights each layer has."""
-        kinds = [layer.is_moe for layer in self._architecture.spec.decoder_layers]
+        spec = self._architecture.spec
+        layers = (*spec.decoder_layers, *spec.encoder_layers)
+        kinds = [(layer.stack, layer.is_moe) for layer in layers]
         return [kinds.index(kind) if shared else index for index, kind in enumerate(kinds)]
 
     def _make(self, layer: int) -> None:
@@ -100,11 +110,14 @@ class RandomWeights:
     def _make_model(self) -> None:
         spec = self._architecture.spec
         table = Shape(1, spec.vocab_size, spec.hidden_size)
-        n = spec.n_layers
+        n = n_layers(self._architecture)
         self._matrices[-1, "embedding"] = self._random(table, (n, 0))
         if not spec.tied_embeddings:
             self._matrices[-1, "head"] = self._random(table, (n, 1))
-        self._vectors[-1, "final_norm"] = torch.ones(spec.hidden_size, dtype=self._block.dtype)
+        norm = torch.ones(spec.hidden_size, dtype=self._block.dtype)
+        self._vectors[-1, "final_norm"] = norm
+        if spec.is_encoder_decoder:
+            self._vectors[-1, "encoder_norm"] = norm
 
     def _random(self, shape: Shape, key: Iterable[int]) -> Tensor:
         """(stack, rows, cols) of random values that depend on the seed and `key` alone."""

@@ -22,6 +22,10 @@ class Rope(NamedTuple):
     scaling: float = 1.0
 
 
+NO_ROPE = Rope(())
+"""Of models that know positions otherwise."""
+
+
 def default_rope(theta: float, head_dim: int) -> Rope:
     """The unscaled embedding (RoFormer, arXiv 2104.09864, section 3.2.2).
 

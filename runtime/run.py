@@ -119,6 +119,10 @@ class _Run:
         self.prompts.check_context(self.gen_len, spec.max_context, spec.name)
         self.arch.check_context(longest + self.gen_len)
         check_schedule(self.kind, self.policy, self.world)
+        if self.output.verify and self.kind.gates_ahead(self.policy) and spec.is_encoder_decoder:
+            raise BadInput(
+                f"--verify has no plain {spec.name} whose gates look ahead; leave it out"
+            )
         if self.world > 1:
             self.arch.sharded(self.rank, self.world)
         open_device(self.options)
@@ -294,9 +298,10 @@ class _Run:
         if not self.output.verify:
             return None
         spec, folder = self.arch.spec, self.asked.checkpoint
+        level = self.kind.gates_ahead(self.policy)
         reference = (
-            plain_reference(self.source)
-            if folder is None
+            plain_reference(self.source, level)
+            if folder is None or level
             else transformers_reference(folder, spec.dtype)
         )
         found = verify(

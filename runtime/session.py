@@ -15,11 +15,13 @@ from runtime.context import Context, Sampler
 from runtime.described import described
 from runtime.device import DeviceOptions, open_device
 from runtime.device_weights import DeviceWeights
+from runtime.encoder_decoder import check_encoder
 from runtime.executor import Executor
 from runtime.kv import KVLayout
 from runtime.memory import Memory
 from runtime.operations import Operations
 from runtime.placing import KERNELS, budget_bytes, check_schedule, placed, placement
+from runtime.position_biases import position_biases
 from runtime.routing_log import RoutingLog
 from runtime.sharded import Sharded
 from runtime.state import make_state
@@ -69,6 +71,7 @@ class Session:
         self.gen_len = gen_len
         self.n_prompts = len(prompts)
         check_schedule(kind, policy, world)
+        check_encoder(kind, source.architecture)
         if world > 1:
             source = Sharded(source, rank, world)
         spec = source.architecture.spec
@@ -140,6 +143,7 @@ class Session:
             threads=options.threads,
             rank=rank,
             world=world,
+            biases=position_biases(arch, weights.vectors, max(map(len, ids)), self.gen_len),
         )
 
     def _workspace(
@@ -157,9 +161,13 @@ class Session:
     # -- the generation -------------------------------------------------------------------------
 
     def prefill(self) -> NDArray[np.int64]:
-        """The first token of every prompt, in their order."""
+        """The first token of every prompt, in their order.
+
+        Where the model has an encoder, that takes prefill and the first decode step.
+        """
         self._began_ns = time.perf_counter_ns()
-        return self._phase(0)
+        first = self._phase(0)
+        return self._phase(1) if self.schedule.node.model.is_encoder_decoder else first
 
     def decode_step(self) -> NDArray[np.int64]:
         """The next token of every prompt."""
@@ -273,6 +281,16 @@ class Session:
             work.total_bytes,
             work.total_link_bytes,
         )
+
+    @property
+    def moe_layers(self) -> list[int]:
+        """The decoder layers with experts."""
+        layers = self.schedule.node.model.decoder_layers
+        return [layer.index for layer in layers if layer.is_moe]
+
+    def facts(self) -> dict[str, float]:
+        """What the schedule knows of the run so far."""
+        return self.schedule.facts()
 
     def routing(self) -> pd.DataFrame:
         """Which experts each token took; see `RoutingLog.frame`."""

@@ -70,6 +70,14 @@ class Sharded:
         """See `WeightSource`."""
         return self._source.final_norm()
 
+    def encoder_embedding(self) -> Tensor:
+        """See `WeightSource`."""
+        return self._source.encoder_embedding()
+
+    def encoder_norm(self) -> Tensor | None:
+        """See `WeightSource`."""
+        return self._source.encoder_norm()
+
     def _heads(self, name: str) -> slice:
         """Elements of this rank's heads of queries, keys or values."""
         arch = self._architecture

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.architecture import Architecture
 from runtime.environment import package_version
 from runtime.journal import Finished
 from runtime.plain import plain_logits
 from runtime.progress import Meter, Silent
+from runtime.verify_encoder_decoder import plain_seq2seq_logits, transformers_seq2seq_logits
 from runtime.weights import WeightSource
 from schedules.errors import BadInput, MoelabError
 from schedules.task import DType
@@ -191,36 +193,52 @@ def transformers_reference(folder: Path, dtype: DType) -> Reference:
 
     Needs memory for all weights. Raises `BadInput` where the library cannot load it.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # of loading
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-        ).eval()
+        logits = _transformers_logits(folder, getattr(torch, dtype))
     except Exception as error:  # the library raises what its many parts raise
         text = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise BadInput(f"'{folder}' cannot be verified, transformers says: {text}") from None
+
+    return Reference(f"transformers {package_version('transformers')} ({dtype}, CPU)", logits)
+
+
+def _transformers_logits(
+    folder: Path, dtype: torch.dtype
+) -> Callable[[Sequence[int], int], Tensor]:
+    from transformers import AutoModelForCausalLM
+
+    traits = Architecture.from_folder(folder).encoder_decoder
+    if traits is not None:
+        return transformers_seq2seq_logits(folder, dtype, traits.start_token)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder), dtype=dtype, local_files_only=True, trust_remote_code=False
+    ).eval()
 
     def logits(ids: Sequence[int], n: int) -> Tensor:
         with torch.inference_mode():
             out = model(torch.tensor([list(ids)]), use_cache=False, logits_to_keep=n)
             return out.logits[0, -n:]
 
-    return Reference(f"transformers {package_version('transformers')} ({dtype}, CPU)", logits)
+    return logits
 
 
-def plain_reference(source: WeightSource) -> Reference:
-    """The plain model of the runtime, for weights that no other implementation knows."""
-    dtype = source.architecture.spec.dtype
-    return Reference(
-        f"the plain model ({dtype}, CPU)", lambda ids, n: plain_logits(source, ids)[-n:]
-    )
+def plain_reference(source: WeightSource, level: int = 0) -> Reference:
+    """The plain model of the runtime, for weights or gates that no other implementation knows.
+
+    `level`: how many blocks ahead gates name experts (of a model without encoder).
+    """
+    name = f"the plain model ({source.architecture.spec.dtype}, CPU)"
+    if level:
+        dtype = source.architecture.spec.dtype
+        name = f"the plain model whose gates look {level} ahead ({dtype}, CPU)"
+        return Reference(name, lambda ids, n: plain_logits(source, ids, level)[-n:])
+    if source.architecture.encoder_decoder is not None:
+        return Reference(name, plain_seq2seq_logits(source))
+    return Reference(name, lambda ids, n: plain_logits(source, ids)[-n:])
 
 
 def _check_end(sequence: Finished, gen_len: int, eos: frozenset[int]) -> None:

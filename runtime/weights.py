@@ -26,7 +26,10 @@ class WeightSource(Protocol):
         """The model, as the rank that these weights are for computes it."""
 
     def matrix(self, layer: int, name: str, expert: int = 0) -> Tensor:
-        """One matrix of a layer, 2-D; see `architecture_shapes.matrix_shapes` for the names."""
+        """One matrix of a layer, 2-D; see `architecture_shapes.matrix_shapes` for the names.
+
+        Layers have the numbers of `schedules.layout`: the encoder's follow the decoder's.
+        """
 
     def vector(self, layer: int, name: str) -> Tensor | None:
         """A vector of a layer; None where the model has none of that name."""
@@ -38,7 +41,13 @@ class WeightSource(Protocol):
         """Output head, (rows, hidden_size): of the whole vocabulary, or the rank's rows of it."""
 
     def final_norm(self) -> Tensor:
-        """Scale of the last norm, (hidden_size,)."""
+        """Scale of the last norm, (hidden_size,); with an encoder, of the decoder's."""
+
+    def encoder_embedding(self) -> Tensor:
+        """What the encoder reads: token embeddings, (vocab_size, hidden_size)."""
+
+    def encoder_norm(self) -> Tensor | None:
+        """Scale of the encoder's last norm, (hidden_size,); None without an encoder."""
 
 
 def layer_weights(

@@ -64,27 +64,31 @@ class Activations:
         }
 
 
-def keep_resident(node: Node) -> None:
-    """Attention weights, router, norms, shared experts, embeddings and head stay on the GPU."""
+def keep_resident(node: Node, tokens: float | None = None) -> None:
+    """Attention weights, router, norms, shared experts, embeddings and head stay on the GPU.
+
+    `tokens`: as for `reserve_workspace`.
+    """
     work = node.work
     size = sum(work.attention_bytes(spec) for spec in node.all_layers) + work.embedding_bytes()
     for gpu in node.gpus:
-        holds = [Span(spec.index, "resident") for spec in node.all_layers]
+        holds = [Span(spec.number, "resident") for spec in node.all_layers]
         node.on_gpu(gpu, "resident weights", size, holds)
     if len(node.gpus) > 1:
         logits = node.most_sequences * node.model.vocab_size * work.b
         node.logits = {gpu: [node.on_gpu(gpu, "logits", logits)] for gpu in node.gpus}
-    reserve_workspace(node)
+    reserve_workspace(node, tokens=tokens)
 
 
-def reserve_workspace(node: Node, idle_bytes: float = 0.0) -> None:
+def reserve_workspace(node: Node, idle_bytes: float = 0.0, tokens: float | None = None) -> None:
     """Scratch memory for the widest micro-batch of prefill: of the widest layer, or of the head.
 
     `idle_bytes`: other memory of each GPU that nothing needs while the head runs, so that logits
-    find room there.
+    find room there. `tokens`: that a layer takes at a time, where they are not those of the widest
+    micro-batch.
     """
-    widest, work = node.widest, node.work
-    tokens = widest.prompt_tokens
+    work = node.work
+    tokens = node.widest.prompt_tokens if tokens is None else tokens
     layers = max(work.layer_workspace_bytes(spec, tokens) for spec in node.all_layers)
     head = work.head_workspace_bytes(tokens, node.most_sequences)
     for gpu in node.gpus:

@@ -14,9 +14,10 @@ Half = Literal["both", "keys", "values"]
 
 
 class Span(NamedTuple):
-    """The share [start, stop) of a part of a decoder layer's weights, in the order of `layout`.
+    """The share [start, stop) of a part of a layer's weights, in the order of `layout`.
 
-    `expert` says which one, for the part `expert`.
+    `layer` is its number in the model (`LayerSpec.number`), which tells those of an encoder and of
+    a decoder apart; `expert` says which one, for the part `expert`.
     """
 
     layer: int

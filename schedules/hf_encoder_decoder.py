@@ -12,10 +12,10 @@ def switch_transformers(config: ConfigReader) -> Fields:
     """Switch Transformer: T5 with top-1 experts in every n-th layer of both stacks.
 
     The layers with experts are those with `index % step == 1` (all, if step is 1), where step is
-    the number of layers over the number of sparse layers, as in transformers.
+    the number of layers over the number of sparse layers, as in transformers. Without tied
+    embeddings the head has a matrix of its own; both stacks share one embedding, as in T5.
     """
-    for key, wanted in (("is_gated_act", False), ("tie_word_embeddings", True)):
-        config.must_be(key, wanted)
+    config.must_be("is_gated_act", False)
     encoder = config.layers("num_layers")
     decoder = config.layers("num_decoder_layers", encoder)
     step = _step(config, encoder, decoder)
@@ -37,7 +37,7 @@ def switch_transformers(config: ConfigReader) -> Fields:
         "router_bias": config.flag("router_bias", False),
         "moe_every": step,
         "moe_offset": 1 if step > 1 else 0,
-        "tied_embeddings": True,
+        "tied_embeddings": config.flag("tie_word_embeddings", True),
         "max_context": config.whole("n_positions", SWITCH_CONTEXT),
     }
 

@@ -10,6 +10,7 @@ CALLS = {
     "attention": 3,  # append to the cache, attention, reshape
     "out": 2,  # output projection, residual
     "router": 4,  # norm, gate, softmax, top-k
+    "norm": 1,  # of the router, where it is alone
     "experts": 6,  # sort by expert, two grouped GEMMs, activation, combine, residual
     "per_expert": 6,  # select, three GEMMs (or two), activation, scatter: for each touched expert
     "dense": 5,  # two or three GEMMs, activation, residual
@@ -27,6 +28,8 @@ class Kernels:
         `loop` is one dense GEMM per touched expert (class `gemm`).
     cpu_attention: `native` reads each cached element once, in the model's dtype; `torch` first
         converts keys and values to float32, repeated for every query head, as FlexGen does.
+    cpu_experts: `loop` computes experts on the CPU one matrix product after another, each in a
+        parallel region; `fused` all of them as one task of threads that stay awake.
     logits: in prefill, of the `last` position or of `all` positions, in the model's dtype or, as
         Hugging Face models do, in float32 beside it.
     tile_rows, small_tile_rows: a fused expert kernel computes in tiles of this many tokens, so
@@ -37,6 +40,7 @@ class Kernels:
 
     experts: Literal["fused", "loop"] = "fused"
     cpu_attention: Literal["native", "torch"] = "native"
+    cpu_experts: Literal["loop", "fused"] = "loop"
     logits: Literal["last", "all", "all_float32"] = "last"
     tile_rows: int = 64
     small_tile_rows: int = 16

@@ -16,13 +16,13 @@ from functools import lru_cache
 
 from schedules.batching import MicroBatch
 from schedules.kernels import CALLS, Kernels
-from schedules.layer_sizes import LayerSizes
+from schedules.layer_parts import ExpertParts
 from schedules.model import LayerSpec, ModelSpec
 from schedules.routing import Routing
 from schedules.task import Work
 
 
-class LayerWork(LayerSizes):
+class LayerWork(ExpertParts):
     """Work of the operations of one model on one of `gpus` tensor-parallel GPUs.
 
     Weights, heads and experts' widths are split evenly over the GPUs; hidden states are not.
@@ -77,11 +77,12 @@ class LayerWork(LayerSizes):
 
     def _ffn(self, layer: LayerSpec, tokens: float) -> Work:
         """Norm, router, experts and shared experts, or the dense FFN."""
-        distinct = self.routing.expected_distinct(tokens, layer.n_experts, layer.top_k)
+        experts, where = (layer.n_experts, layer.top_k), (layer.stack, layer.index)
+        distinct = self.routing.expected_distinct(tokens, *experts, *where)
         rows = tokens * layer.top_k
         if self.kernels.experts == "fused" and layer.is_moe:
             tile = self.kernels.rows_per_tile(rows, layer.n_experts)
-            rows = self.routing.expected_rows(tokens, layer.n_experts, layer.top_k, tile)
+            rows = self.routing.expected_rows(tokens, *experts, tile, *where)
         own = layer.router_parameters + layer.shared_parameters
         return self._experts(layer, tokens, distinct, rows, own)
 
@@ -92,6 +93,11 @@ class LayerWork(LayerSizes):
         moved += self.routed_bytes(layer, tokens)
         flops = {"gemm": 2 * tokens * p / self.gpus}
         return self._gpu("gate", flops, moved, CALLS["router"])
+
+    def ffn_norm(self, layer: LayerSpec, tokens: float) -> Work:
+        """The norm before an FFN where no router follows: hidden states are read and written."""
+        moved = layer.ffn_norm_parameters * self.b + 2 * self.hidden_bytes(tokens)
+        return self._gpu("norm", {}, moved, CALLS["norm"])
 
     def routed_experts(self, layer: LayerSpec, tokens: float, counts: tuple[int, ...]) -> Work:
         """Experts that a gate has chosen, and the shared ones; `counts` is tokens per expert."""

@@ -1,10 +1,14 @@
-"""Which matrices a decoder layer has, in which order, and which rows a share of them covers.
+"""Which matrices a layer has, in which order, and which rows a share of them covers.
 
 Weights are cut between the rows of matrices, so that a matrix product can read a page where it
 lies: the rows of a piece give the same columns of the product.
 
 By hand, Mixtral 8x7B: query and output 4096 x 4096, key and value 1024 x 4096, a router of 8 x
 4096, and for each of 8 experts gate and up of 14336 x 4096 and down of 4096 x 14336.
+
+Layers are numbered through a model: the decoder's from 0, then the encoder's, if it has one. So
+layer 12 of Switch-Base, with 12 decoder layers, is the first of its encoder. A span names a layer
+by its number, which in a decoder-only model is its index.
 """
 
 from dataclasses import dataclass
@@ -16,16 +20,17 @@ from schedules.errors import BadInput
 from schedules.model import LayerSpec, ModelSpec
 
 ATTENTION = ("q", "k", "v", "o")
+CROSS = ("cross_q", "cross_k", "cross_v", "cross_o")  # the decoder's attention to the encoder
 SHARED = ("router", "shared_gate", "shared_up", "shared_down")
 EXPERTS = ("gate", "up", "down")
 
 MATRICES: dict[Part, tuple[str, ...]] = {
-    "attention": ATTENTION,
-    "resident": (*ATTENTION, *SHARED),
+    "attention": (*ATTENTION, *CROSS),
+    "resident": (*ATTENTION, *CROSS, *SHARED),
     "experts": EXPERTS,
     "expert": EXPERTS,
     "ffn": (*SHARED, *EXPERTS),
-    "layer": (*ATTENTION, *SHARED, *EXPERTS),
+    "layer": (*ATTENTION, *CROSS, *SHARED, *EXPERTS),
 }
 
 
@@ -43,7 +48,7 @@ class Matrix:
 
 
 class Rows(NamedTuple):
-    """Rows [start, stop) of a layer's matrix."""
+    """Rows [start, stop) of the matrix of a layer, by its number."""
 
     layer: int
     matrix: str
@@ -56,12 +61,25 @@ def down_is_transposed(model: ModelSpec) -> bool:
     return model.family == "dbrx"
 
 
+def layer_at(model: ModelSpec, number: int) -> LayerSpec:
+    """The layer with a number.
+
+    >>> from schedules.model_presets import load_model
+    >>> [(layer_at(load_model("switch-base-8"), n).stack, n) for n in (0, 11, 12, 23)]
+    [('decoder', 0), ('decoder', 11), ('encoder', 12), ('encoder', 23)]
+    """
+    if number < model.n_layers:
+        return model.decoder_layers[number]
+    return model.encoder_layers[number - model.n_layers]
+
+
 @lru_cache(maxsize=1024)
 def layer_matrices(model: ModelSpec, layer: LayerSpec, shards: int = 1) -> dict[str, Matrix]:
     """The matrices of a layer, by name and in order, on one of `shards` tensor-parallel GPUs.
 
-    Raises `BadInput` for a model with latent attention, cross-attention or FFNs of two matrices,
-    or one that cannot be divided evenly.
+    Cross-attention has four more, and an FFN of two matrices has no `gate`. Raises `BadInput` for
+    a model with latent attention, for a decoder-only one with FFNs of two matrices, and for one
+    that cannot be divided evenly.
     """
     _check(model, layer, shards)
     h, d, e = model.hidden_size, model.head_dim, layer.n_experts
@@ -70,14 +88,19 @@ def layer_matrices(model: ModelSpec, layer: LayerSpec, shards: int = 1) -> dict[
     shared = model.n_shared_experts * model.shared_ffn_size // shards if layer.is_moe else 0
     width = layer.ffn_size // shards
     down = (e * width, h) if down_is_transposed(model) else (e * h, width)
-    made = [Matrix("q", q, h), Matrix("k", kv, h), Matrix("v", kv, h), Matrix("o", h, q)]
+    sides = ("", "cross_") if layer.cross_attention else ("",)
+    made = []
+    for side in sides:
+        made += [Matrix(f"{side}q", q, h), Matrix(f"{side}k", kv, h), Matrix(f"{side}v", kv, h)]
+        made.append(Matrix(f"{side}o", h, q))
     if layer.is_moe:
         made.append(Matrix("router", e, h))
     if shared:
         made += [Matrix("shared_gate", shared, h), Matrix("shared_up", shared, h)]
         made.append(Matrix("shared_down", h, shared))
-    made += [Matrix("gate", e * width, h, e), Matrix("up", e * width, h, e)]
-    made.append(Matrix("down", *down, e))
+    if layer.ffn_matrices == 3:
+        made.append(Matrix("gate", e * width, h, e))
+    made += [Matrix("up", e * width, h, e), Matrix("down", *down, e)]
     return {matrix.name: matrix for matrix in made}
 
 
@@ -91,7 +114,7 @@ def rows_of(model: ModelSpec, span: Span, shards: int = 1) -> tuple[Rows, ...]:
     Rows(layer=3, matrix='up', start=57344, stop=114688)
     Rows(layer=3, matrix='down', start=0, stop=8192)
     """
-    every = layer_matrices(model, model.decoder_layers[span.layer], shards)
+    every = layer_matrices(model, layer_at(model, span.layer), shards)
     matrices = [every[name] for name in MATRICES[span.part] if name in every]
     if span.part == "expert":
         return tuple(_of_expert(span, matrix) for matrix in matrices)
@@ -118,8 +141,7 @@ def _of_expert(span: Span, matrix: Matrix) -> Rows:
 def _check(model: ModelSpec, layer: LayerSpec, shards: int) -> None:
     for wrong, what in (
         (model.mla is not None, "latent attention"),
-        (layer.cross_attention, "cross-attention"),
-        (layer.ffn_matrices != 3, "FFNs without a gate matrix"),
+        (layer.ffn_matrices != 3 and not model.is_encoder_decoder, "FFNs without a gate matrix"),
     ):
         if wrong:
             raise BadInput(f"model '{model.name}' has {what}, which the runtime does not compute")

@@ -21,6 +21,7 @@ class LayerSpec:
     Parameters
     ----------
     index: position in its stack, from 0.
+    number: position in the model: the decoder's layers from 0, then the encoder's.
     stack: `encoder` or `decoder`.
     is_moe: whether the FFN is a router with experts; otherwise it is one expert without a router.
     attention_parameters: query, key, value and output matrices with their biases and norms, those
@@ -45,6 +46,7 @@ class LayerSpec:
     """
 
     index: int
+    number: int
     stack: Stack
     is_moe: bool
     attention_parameters: int
@@ -112,6 +114,7 @@ def _layer(
     position_bias = spec.relative_attention_buckets * spec.n_heads if index == 0 else 0
     return LayerSpec(
         index=index,
+        number=index if stack == "decoder" else spec.n_layers + index,
         stack=stack,
         is_moe=moe,
         attention_parameters=own + position_bias,

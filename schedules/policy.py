@@ -26,6 +26,24 @@ class Policy(BaseModel):
     r_h: share of the hidden states held on the GPU between layers (FlexGen).
     pinned: weights and KV cache lie in page-locked host memory; otherwise each copy to the GPU
         passes through pinned staging (or the driver's) first. None: the schedule's own rule.
+    sync: the host waits for every FFN with experts before it goes on, as the system of Pre-gated
+        MoE does. None: the schedule's own rule.
+    level: how many blocks with experts a pre-gate looks ahead (its activation level), or a
+        prediction (HOBBIT, MoE-Infinity).
+    cache: which experts leave the expert cache: lru, lfu, fifo, lifo, hobbit, edgemoe or
+        moe-infinity.
+    cache_ratio: its capacity, as a share of all the decoder's experts; 0: there is none, or, where
+        experts are prefetched into it (HOBBIT, EdgeMoE, MoE-Infinity), the least that it needs.
+    expert_slots: experts that arrive one by one have so many places on the GPU; 0: the schedule's
+        own rule.
+    preload: experts that EdgeMoE preloads for each token.
+    per_layer: SiDA loads a layer's experts when its turn comes, not all before the batch.
+    accuracy: share of the experts that a predictor names rightly. None: the schedule's own rule.
+    experts_on_gpu: share of all experts that stay on the GPU, the popular ones (Fiddler). None: as
+        many as fit.
+    cpu_tokens: the CPU computes an absent expert that at most so many tokens take (Fiddler). None:
+        the schedule's own rule.
+    deferred: of each token's experts, how many reach the next layer only (KTransformers).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -38,6 +56,17 @@ class Policy(BaseModel):
     r_c: Share = Field(0.0, validation_alias=AliasChoices("r_c", "cache_on_gpu"))
     r_h: Share = Field(0.0, validation_alias=AliasChoices("r_h", "activations_on_gpu"))
     pinned: bool | None = None
+    sync: bool | None = None
+    level: Annotated[int, Field(ge=1, le=3)] = 1
+    cache: str = "lru"
+    cache_ratio: Share = 0.0
+    expert_slots: Annotated[int, Field(ge=0)] = 0
+    preload: Annotated[int, Field(ge=1, le=3)] = 1
+    per_layer: bool = False
+    accuracy: Share | None = None
+    experts_on_gpu: Share | None = None
+    cpu_tokens: Annotated[int, Field(ge=0)] | None = None
+    deferred: Annotated[int, Field(ge=0)] = 0
 
     @property
     def n_micro_batches(self) -> int:

@@ -25,6 +25,7 @@ class Schedule(ABC):
     multi_gpu: how it uses several GPUs; None when it cannot.
     steps_alike: all decode steps issue the same tasks, which differ in amounts of work alone; where
         this is False every step is simulated.
+    for_real: whether the runtime has its operations; otherwise it is simulated only.
     pinned_default: whether host weights are page-locked when the policy does not say: always,
         never, or when they fit in what can be locked.
     """
@@ -37,6 +38,7 @@ class Schedule(ABC):
     one_batch: ClassVar[bool] = False
     multi_gpu: ClassVar[Literal["tensor", "pipeline", "data"] | None] = None
     steps_alike: ClassVar[bool] = True
+    for_real: ClassVar[bool] = True
     pinned_default: ClassVar[Literal["never", "if_it_fits"]] = "never"
 
     def __init__(self, node: Node) -> None:
@@ -50,6 +52,15 @@ class Schedule(ABC):
     @abstractmethod
     def decode_step(self) -> None:
         """Issue one decode step: one new token for every sequence."""
+
+    @classmethod
+    def gates_ahead(cls, policy: Policy) -> int:
+        """How many blocks before its own a gate names experts; 0: the model computes what it is."""
+        return 0
+
+    def facts(self) -> dict[str, float]:
+        """What a schedule knows of the run so far beside its timeline, such as `hit_rate`."""
+        return {}
 
     def run_prefill(self) -> None:
         """Prefill, up to the barrier at its end."""
@@ -108,6 +119,11 @@ def schedules() -> dict[str, type[Schedule]]:
             raise BadInput(f"entry point '{entry.name}': there is a schedule '{kind.name}' already")
         found[kind.name] = kind
     return found
+
+
+def runnable() -> dict[str, type[Schedule]]:
+    """The schedules that the runtime executes too, by name."""
+    return {name: kind for name, kind in schedules().items() if kind.for_real}
 
 
 def find_schedule(name: str) -> type[Schedule]:

@@ -45,7 +45,7 @@ class StreamedWeights:
         largest = max(self.streamed(spec) for spec in layers)
         for gpu in node.gpus:
             size = sum(self.part_bytes(spec) * kept for spec in layers)
-            holds = [Span(spec.index, part, 0.0, kept) for spec in layers] if kept else []
+            holds = [Span(spec.number, part, 0.0, kept) for spec in layers] if kept else []
             node.on_gpu(gpu, "static weights", size, holds)
         self.slots = {
             gpu: [
@@ -59,7 +59,7 @@ class StreamedWeights:
                 f"host weights[{spec.stack} {spec.index}]",
                 self.streamed(spec) * len(node.gpus) / self.shards,
                 node.pinned,
-                [Span(spec.index, part, kept)],
+                [Span(spec.number, part, kept)],
             )
             for spec in layers
         }
@@ -88,7 +88,7 @@ class StreamedWeights:
     def spans(self, layer: LayerSpec, page: int | None) -> tuple[Span, ...]:
         """What a page holds of a layer, or what each page does."""
         edges = [self.kept + (1 - self.kept) * p / self.pages for p in range(self.pages + 1)]
-        every = [Span(layer.index, self.part, edges[p], edges[p + 1]) for p in range(self.pages)]
+        every = [Span(layer.number, self.part, edges[p], edges[p + 1]) for p in range(self.pages)]
         return tuple(every if page is None else [every[page]])
 
     def resident(self, gpu: GpuNames, layer: int) -> list[Buffer]:

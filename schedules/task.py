@@ -26,7 +26,8 @@ class Work(BaseModel):
 
     Parameters
     ----------
-    device: where it executes; `link` is a copy engine or a copying thread, `none` costs nothing.
+    device: where it executes; `link` is a copy engine or a copying thread, `host` the issuing
+        thread's own bookkeeping, `none` costs nothing.
     dtype: the number format of its arithmetic.
     flops: floating-point operations by kernel class (`KERNELS`).
     bytes: bytes read and written by memory (`gpu`, `cpu`, `disk`).
@@ -38,7 +39,7 @@ class Work(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: Literal["gpu", "cpu", "link", "none"] = "none"
+    device: Literal["gpu", "cpu", "link", "host", "none"] = "none"
     dtype: DType = "float16"
     flops: Mapping[str, Amount] = {}
     bytes: Mapping[str, Amount] = {}

@@ -13,6 +13,8 @@ from schedules.model import ModelSpec
 from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
 from schedules.routing import Routing
+from schedules.routing_presets import load_routing
+from schedules.routing_trace import check_routing
 from schedules.schedule import Schedule, find_schedule, schedules
 from schedules.validated import validated
 from schedules.workload import Workload
@@ -87,6 +89,7 @@ def make_scenario(
     padded: bool | None = None,
     gpus: int | None = None,
     seed: int = 0,
+    routing: str | Path | Routing = "uniform",
 ) -> Scenario:
     """A scenario from names, paths or objects. Raises `BadInput` for anything unknown."""
     if not isinstance(model, ModelSpec):
@@ -97,7 +100,7 @@ def make_scenario(
         workload = _changed(workload, {"gen_len": gen_len, "padded": padded})
     else:
         workload = load_workload(workload, gen_len=gen_len, padded=padded)
-    return Scenario(model, hardware, workload, gpus, _routing(seed))
+    return Scenario(model, hardware, workload, gpus, _routing(routing, seed, model))
 
 
 def _changed(workload: Workload, changes: Mapping[str, Any]) -> Workload:
@@ -105,10 +108,13 @@ def _changed(workload: Workload, changes: Mapping[str, Any]) -> Workload:
     return validated(Workload, dict(workload) | given, f"workload {workload.name}")
 
 
-def _routing(seed: int) -> Routing:
-    if seed < 0:
-        raise BadInput(f"seed is {seed}; it must be >= 0")
-    return Routing(seed=seed)
+def _routing(routing: str | Path | Routing, seed: int, model: ModelSpec) -> Routing:
+    if not isinstance(routing, Routing):
+        routing = load_routing(routing, seed)
+    elif seed:
+        raise BadInput(f"seed {seed} is given with a routing that has its own, {routing.seed}")
+    check_routing(routing, model)
+    return routing
 
 
 def run(
@@ -144,6 +150,7 @@ def simulate(
     padded: bool | None = None,
     gpus: int | None = None,
     seed: int = 0,
+    routing: str | Path | Routing = "uniform",
 ) -> Result:
     """Simulate one schedule over a whole generation.
 
@@ -157,6 +164,8 @@ def simulate(
     padded: count every prompt as the longest one; None: the workload's own.
     gpus: GPUs to use; None: all that the schedule can use.
     seed: of the routing.
+    routing: which experts the tokens take: a preset's name, `zipf:1.2`, the path of a TOML file or
+        of a recorded `routing.parquet`, or a `Routing`, which has a seed of its own.
 
     Raises `BadInput` for what is unknown or impossible, `Infeasible` for what does not fit.
 
@@ -164,7 +173,7 @@ def simulate(
     >>> r.feasible, r.tasks
     (True, 23749)
     """
-    scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed)
+    scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed, routing)
     return run(scenario, find_schedule(schedule), given_policy(batch, micro_batch, policy))
 
 
@@ -180,6 +189,7 @@ def compare(
     padded: bool | None = None,
     gpus: int | None = None,
     seed: int = 0,
+    routing: str | Path | Routing = "uniform",
 ) -> Comparison:
     """Simulate several schedules (None: all) on the same scenario; see `simulate`.
 
@@ -187,7 +197,7 @@ def compare(
     micro-batch where a schedule cannot split it. Schedules that do not fit, or cannot follow what
     was asked for as others can, are in the results, with the reason.
     """
-    scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed)
+    scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed, routing)
     wanted = [names] if isinstance(names, str) else names
     kinds = [find_schedule(name) for name in (schedules() if wanted is None else wanted)]
     if not kinds:

@@ -51,6 +51,7 @@ class Roofline:
             "gpu": hardware.gpu.call_s.value,
             "cpu": hardware.cpu.call_s.value,
             "link": hardware.link_call_s.value,
+            "host": hardware.host.ffn_s.value,
             "none": 0.0,
         }
         self.issue_s = hardware.host.issue_s.value
@@ -73,7 +74,7 @@ class Roofline:
         return max(limits) + work.calls * self._call_s[work.device]
 
     def issue_seconds(self, work: Work) -> float:
-        return work.calls * self.issue_s
+        return 0.0 if work.device == "host" else work.calls * self.issue_s
 
     def link_rate(self, link: str) -> float:
         """Bytes/s that one GPU gets from a link."""

@@ -77,6 +77,9 @@ class Generation:
             schedule.node.model.is_encoder_decoder, schedule.node.gen_len
         )
         self.prefill = simulate_phase(schedule, 0, cost)
+        self._kept: dict[int, Phase] = {}  # of a schedule whose steps depend on those before
+        if not schedule.steps_alike:
+            self._kept = {s: simulate_phase(schedule, s, cost) for s in range(1, self.steps + 1)}
         self.first = self.step(1) if self.steps else None
         self.alike = schedule.steps_alike
         self.decode = convex_series(self._totals, self.steps) if self.alike else np.zeros((0, 0))
@@ -85,7 +88,7 @@ class Generation:
 
     def step(self, step: int) -> Phase:
         """Decode step `step` (1..)."""
-        return simulate_phase(self.schedule, step, self.cost)
+        return self._kept.get(step) or simulate_phase(self.schedule, step, self.cost)
 
     def _totals(self, step: int) -> FloatArray:
         if step == 1 and self.first is not None:

@@ -109,8 +109,8 @@ class Hardware(Part):
 
         >>> from sim.hardware import load_hardware
         >>> sizes = load_hardware("gcp-t4-24c").capacities()
-        >>> sizes["pinned"] / sizes["cpu"], sizes["disk"]
-        (0.5, 0)
+        >>> sizes["pinned"] / sizes["cpu"], sizes["disk"] / 2**30
+        (0.5, 3000.0)
         """
         dram = self.cpu.memory.value
         return {

@@ -149,16 +149,24 @@ def _resolved(classes: Any, compute: dict[str, Any]) -> Any:
     }
 
 
+PROCESS_BYTES = 0.72e9
+PROCESS_SOURCE = """Fitted to one figure of Pre-gated MoE (arXiv 2308.12066, authors' \
+measurements): 1.597 GB of Switch-Base-8, on-demand, on a100-80g-epyc64. Assumed for other GPUs."""
+
+
 class Gpu(_Device):
     """The GPUs of a machine, all alike.
 
     `count` of them; `memory`, bytes that one CUDA process can use on one GPU; `compute`, flops/s by
     dtype (a dtype without fast units is left out) and kernel class: `gemm` is a dense cuBLAS GEMM,
     `experts` the grouped or fused GEMM of an MoE layer, `attention` the attention kernel of
-    prefill; `memory_bandwidth`, bytes/s; `call_s`, fixed seconds on the device for each kernel.
+    prefill; `memory_bandwidth`, bytes/s; `call_s`, fixed seconds on the device for each kernel;
+    `process`, bytes that a process takes beside its tensors (context, libraries' workspaces), which
+    count where memory is measured from outside.
     """
 
     count: Count
+    process: Amount = Amount(value=PROCESS_BYTES, source=PROCESS_SOURCE)
 
 
 class Cpu(_Device):
@@ -172,17 +180,24 @@ class Cpu(_Device):
     cores: Count
 
 
+FFN_S = 0.32e-3
+FFN_SOURCE = """Fitted to one figure of Pre-gated MoE (arXiv 2308.12066, authors' measurements): \
+a decoder layer of Switch-Base-8 on a100-80g-epyc64, GPU-only, batch 1. Assumed for other hosts."""
+
+
 class Host(Part):
     """The thread that issues, an eager PyTorch program.
 
     `issue_s`, its seconds for each kernel it launches; `sync_s`, its seconds for a blocking
-    synchronisation whose work is done; `pinnable_fraction`, the share of host memory that a program
-    can count on page-locking.
+    synchronisation whose work is done; `ffn_s`, what the system of Pre-gated MoE does after each
+    FFN with experts before it issues the next task; `pinnable_fraction`, the share of host memory
+    that a program can count on page-locking.
     """
 
     issue_s: Amount
     sync_s: Amount
     pinnable_fraction: Amount
+    ffn_s: Amount = Amount(value=FFN_S, source=FFN_SOURCE)
 
 
 def first_of(error: ValidationError) -> str:

@@ -22,7 +22,7 @@ from schedules.task import Task
 from schedules.timeline import COLUMNS, Timeline
 from sim.engine import simulate_graph
 from sim.generation import Phase, issue_phase
-from sim.result import phase_frame
+from sim.phase_frame import phase_frame
 
 PLACE = ("op", "layer", "micro_batch")
 """What tells the tasks of a stream apart."""

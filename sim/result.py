@@ -1,6 +1,6 @@
 """What a simulation yields."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,7 +12,9 @@ from schedules.errors import BadInput
 from schedules.policy import Policy
 from schedules.result_keys import KEYS
 from schedules.timeline import COLUMNS, Timeline
-from sim.generation import Generation, Phase
+from sim.generation import Generation
+from sim.movement import Movement
+from sim.phase_frame import phase_frame
 from sim.scenario import Scenario
 
 
@@ -56,6 +58,33 @@ class Result:
         self.tasks = len(generation.prefill.graph) + generation.steps * step_tasks
         self.lower_bound_s = max(self.busy_s.values())
         self.bound_ratio = self.makespan_s / self.lower_bound_s
+
+    @cached_property
+    def movement(self) -> Movement:
+        """What the generation moves."""
+        return Movement(self.generation)
+
+    @property
+    def moved_bytes_per_token(self) -> dict[str, float]:
+        """Bytes over links by operation, for each generated token."""
+        tokens = self.policy.N * self.scenario.workload.gen_len
+        return {op: size / tokens for op, size in self.movement.moved_bytes.items()}
+
+    @property
+    def exposed_transfer_s(self) -> float:
+        """Seconds in which something is copied and nothing is computed."""
+        return self.movement.exposed_transfer_s
+
+    @property
+    def moe_block_ms(self) -> float | None:
+        """Mean latency of a decoder layer with experts, attention included, in milliseconds."""
+        seconds = self.movement.moe_block_s
+        return None if seconds is None else seconds * 1e3
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What the schedule knows of its run: hit rate of its cache, shares of wrong experts ..."""
+        return self.generation.schedule.facts()
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -125,31 +154,6 @@ class Result:
             f"<{self.schedule}: {self.throughput_tok_s:.4g} tokens/s, prefill "
             f"{self.prefill_s:.4g} s, decode {self.decode_s:.4g} s, bound x {self.bound_ratio:.3g}>"
         )
-
-
-def phase_frame(phase: Phase, offset_s: float = 0.0) -> pd.DataFrame:
-    """The rows of a phase, sorted by start; at equal times in the order of the streams."""
-    graph, works = phase.graph, phase.graph.works
-    order = np.lexsort((graph.stream, phase.run.start_s))
-
-    def of_work(values: Sequence[float]) -> np.ndarray:
-        return np.array(values, dtype=np.float64)[graph.work][order]
-
-    return pd.DataFrame(
-        {
-            "task": order,
-            "op": np.array(graph.ops, dtype=object)[graph.op][order],
-            "stream": np.array(graph.streams, dtype=object)[graph.stream][order],
-            "layer": graph.layer[order],
-            "micro_batch": graph.micro_batch[order],
-            "step": graph.step[order],
-            "start_s": phase.run.start_s[order] + offset_s,
-            "end_s": phase.run.end_s[order] + offset_s,
-            "flops": of_work([w.total_flops for w in works]),
-            "bytes": of_work([w.total_bytes for w in works]),
-            "link_bytes": of_work([w.total_link_bytes for w in works]),
-        }
-    )
 
 
 def package_version() -> str:

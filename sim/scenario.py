@@ -2,12 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 from schedules.batching import MicroBatch
 from schedules.errors import BadInput
-from schedules.graph import RecordingIssuer, RoutingTrace
+from schedules.graph import RecordingIssuer
 from schedules.issuer import Issuer
 from schedules.kernels import Kernels
 from schedules.model import ModelSpec
@@ -15,8 +12,8 @@ from schedules.placing import Capacities, Placement
 from schedules.placing import place as place_on_node
 from schedules.policy import Policy
 from schedules.routing import Routing
+from schedules.routing_trace import routing_trace
 from schedules.schedule import Schedule
-from schedules.task import Task
 from schedules.workload import Workload
 from sim.hardware import Hardware
 
@@ -67,7 +64,8 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
         hosts: int,
         batches: tuple[MicroBatch, ...],
     ) -> Issuer:
-        return RecordingIssuer(streams, capacities, hosts, _trace(scenario, batches))
+        trace = routing_trace(scenario.routing, scenario.model, batches, scenario.workload.gen_len)
+        return RecordingIssuer(streams, capacities, hosts, trace)
 
     return place_on_node(
         kind,
@@ -83,18 +81,6 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
             kernels=scenario.kernels,
         ),
     )
-
-
-def _trace(scenario: Scenario, batches: tuple[MicroBatch, ...]) -> RoutingTrace:
-    """Answers a gate with drawn expert ids, one row for each token of its micro-batch."""
-    model, routing = scenario.model, scenario.routing
-
-    def trace(gate: Task) -> NDArray[np.int64]:
-        batch = batches[gate.micro_batch]
-        tokens = batch.prompt_tokens if gate.step == 0 else batch.size
-        return routing.trace(tokens, model.n_experts, model.top_k, gate)
-
-    return trace
 
 
 def _check_context(scenario: Scenario) -> None:

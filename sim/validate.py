@@ -1,7 +1,8 @@
 """The conscience of the project: published figures beside what the simulator says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -13,16 +14,22 @@ from schedules.lengths import Fixed, Spread
 from schedules.model import ModelSpec
 from schedules.model_presets import load_model
 from schedules.routing import Routing
+from schedules.routing_presets import load_routing, routing_names
 from schedules.schedule import Schedule, find_schedule
 from schedules.task import Work
 from schedules.workload import Workload
 from sim.api import run
 from sim.cost import Roofline
-from sim.generation import Phase
 from sim.hardware import load_hardware
 from sim.published import METRICS, PublishedRow
 from sim.result import Result
 from sim.scenario import Scenario
+
+ROUTING = "switch-base-128"
+"""Routing of Switch Transformers of whose own nothing is published."""
+
+UNMEASURED: Mapping[str, Any] = {"metric": METRICS[0], "value": 1.0}
+"""Of a row, where it does not matter what was measured."""
 
 MISSING = 1.0  # a row that cannot be simulated counts as an absolute error of 100 %
 
@@ -125,16 +132,21 @@ def simulate_row(row: PublishedRow) -> float:
     """What the simulator says for a row, in its unit. Raises `MoelabError` where it cannot."""
     if row.metric not in METRICS:
         raise BadInput(f"metric '{row.metric}' is not known; known: {', '.join(METRICS)}")
-    if row.cache_policy:
-        raise BadInput(f"expert caches ('{row.cache_policy}') are not modelled")
     if row.metric.startswith("op_s:"):
         return operation_s(row)
-    result = run(scenario_of(row), find_schedule(row.schedule), policy_of(row))
+    result = _result(row.model_copy(update={"id": "", "note": "", **UNMEASURED}))
     if row.metric == "moe_block_ms":
         return moe_block_s(result) * 1e3
     if row.metric == "peak_gpu_gb":
-        return max(v for k, v in result.peak_memory_bytes.items() if k.startswith("gpu")) / 1e9
+        pools = (v for k, v in result.peak_memory_bytes.items() if k.startswith("gpu"))
+        return (max(pools) + result.scenario.hardware.gpu.process.value) / 1e9
     return result.throughput_tok_s
+
+
+@lru_cache(maxsize=16)
+def _result(row: PublishedRow) -> Result:
+    """The run of a row; rows of other metrics of the same run need not repeat it."""
+    return run(scenario_of(row), find_schedule(schedule_of(row)), policy_of(row))
 
 
 def scenario_of(row: PublishedRow) -> Scenario:
@@ -154,7 +166,21 @@ def scenario_of(row: PublishedRow) -> Scenario:
         padded=bool(row.padded),
         source=row.source,
     )
-    return Scenario(_model(row), load_hardware(row.hardware), workload, row.n_gpus)
+    model = _model(row)
+    return Scenario(model, load_hardware(row.hardware), workload, row.n_gpus, _routing(model))
+
+
+def _routing(model: ModelSpec) -> Routing:
+    """What is published of a model's routing; uniform where nothing is."""
+    if not model.is_encoder_decoder:
+        return Routing()
+    return load_routing(model.name if model.name in routing_names() else ROUTING)
+
+
+def schedule_of(row: PublishedRow) -> str:
+    """The schedule of a row: GPU-only of Pre-gated MoE leaves the encoder's experts on the host."""
+    pre_gated = row.source.startswith("Pre-gated")
+    return "decoder-resident" if pre_gated and row.schedule == "gpu-only" else row.schedule
 
 
 def _model(row: PublishedRow) -> ModelSpec:
@@ -171,7 +197,7 @@ def policy_of(row: PublishedRow) -> dict[str, Any]:
     keep KV cache and hidden states on the CPU unless everything is on the GPU. A GPU-only run holds
     all weights, whatever the column says.
     """
-    kind = find_schedule(row.schedule)
+    kind = find_schedule(schedule_of(row))
     policy: dict[str, Any] = {}
     if row.batch_size is not None:
         policy["N"] = row.batch_size
@@ -182,6 +208,8 @@ def policy_of(row: PublishedRow) -> dict[str, Any]:
         policy["r_w"] = row.weights_on_gpu or 0.0
     if "A_g" in kind.knobs and row.cpu_attention is not None:
         policy["A_g"] = int(not row.cpu_attention)
+    if row.cache_policy:
+        policy |= {"cache": row.cache_policy, "cache_ratio": row.cache_ratio or 0.0}
     if row.schedule in ("flexgen", "flexgen-cpu"):
         everything = row.weights_on_gpu == 1
         policy |= {"pinned": row.source.startswith("FlexGen"), "r_h": float(everything)}
@@ -191,26 +219,16 @@ def policy_of(row: PublishedRow) -> dict[str, Any]:
 
 
 def moe_block_s(result: Result) -> float:
-    """Mean latency of a decoder layer with an MoE FFN in the middle decode step.
+    """Mean latency of a decoder layer with an MoE FFN, attention included.
 
-    A layer's block, attention included, is from the end of the layer before (or its own first
-    start) to its last end. Raises `BadInput` when there is no such step or layer.
+    Raises `BadInput` when there is no decode step or no such layer.
     """
     if not result.generation.steps:
         raise BadInput("gen_len must be at least 2 for this metric: there is no decode step")
-    phase = result.generation.step(max(1, result.generation.steps // 2))
-    layers = result.scenario.model.decoder_layers
-    spans = [_span(phase, spec.index) for spec in layers if spec.is_moe]
-    if not spans:
+    found = result.movement.moe_block_s
+    if found is None:
         raise BadInput(f"model '{result.scenario.model.name}' has no MoE layer")
-    return float(np.mean(spans))
-
-
-def _span(phase: Phase, layer: int) -> float:
-    own = phase.graph.layer == layer
-    before = (phase.graph.layer == layer - 1) & (layer > 0)  # -1 marks tasks of no layer
-    start = phase.run.end_s[before].max() if before.any() else phase.run.start_s[own].min()
-    return float(phase.run.end_s[own].max() - start)
+    return found
 
 
 def operation_s(row: PublishedRow) -> float:

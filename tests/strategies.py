@@ -255,7 +255,16 @@ def _knobs(draw, scenario: Scenario, kind: type[Schedule]) -> dict[str, object]:
         values["pinned"] = draw(st.sampled_from([None, False, True]))
     if "A_g" in kind.knobs:
         values["A_g"] = draw(st.integers(0, 1)) if scenario.gpus_for(kind) == 1 else 0
+    if {"A_g", "r_c"} <= values.keys():
         values["r_c"] = values["r_c"] * values["A_g"]
+    if "experts_on_gpu" in kind.knobs:
+        values["experts_on_gpu"] = draw(st.sampled_from([None, 0.0, 0.5]))
+    if "cpu_tokens" in kind.knobs:
+        values["cpu_tokens"] = draw(st.sampled_from([None, 0, 1, 100]))
+    if "deferred" in kind.knobs:
+        values["deferred"] = draw(st.integers(0, max(0, scenario.model.top_k - 1)))
+    if "expert_slots" in kind.knobs:
+        values["expert_slots"] = draw(st.sampled_from([0, 1, 3]))
     return values
 
 

@@ -4,8 +4,6 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
-from sim.published import read_published
-
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -32,9 +30,8 @@ def test_validation_table():
         "| x | 2 | 3 | +50.0% |",
         "| x | 2 |  | no such schedule |",
     ]
-    wanted = {row.id: table.wanted(row) for row in read_published()}
-    assert wanted["flexgen/opt-30b/256"]
-    assert wanted["moe-lightning/figure9/moe_ffn/32"]
-    assert wanted["pre-gated/moe_block_ms/switch-base-8/on-demand/b1"]
-    assert not wanted["pre-gated/moe_block_ms/switch-base-8/prefetch-all/b1"]
-    assert not wanted["pre-gated/cache/lru/0.01/on-demand"]
+
+
+def test_routing():
+    seconds = load("routing").seconds
+    assert all(seconds(kind, 8, 2, 100_000) > 0 for kind in ("uniform", "zipf", "markov"))

@@ -16,7 +16,7 @@ import moelab
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("schedules", "sim", "runtime", "reports", "moelab")
 WITHOUT_TORCH = ("schedules", "sim", "reports", "moelab")
-DATA_SUFFIXES = {".toml", ".csv", ".html", ".md"}
+DATA_SUFFIXES = {".toml", ".csv", ".html", ".md", ".parquet"}
 MAX_FILE_BYTES = 1_500_000
 HOME_PATH = re.compile(rb"(?<![\w.])/(?:home|Users|root)/\w")
 

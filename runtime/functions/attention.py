@@ -63,6 +63,7 @@ def decode_attention(
     contexts: Sequence[int],
     out: Tensor,
     threads: int | None = None,
+    scale: float | None = None,
 ) -> None:
     """Attention of one new token of each of n sequences over its cache.
 
@@ -70,13 +71,14 @@ def decode_attention(
     has rows [offsets[s], offsets[s] + contexts[s]), its new token included. `offsets` and
     `contexts` are known to the host. On the CPU this is `runtime.cpu_attention`; elsewhere
     sequences of equal context at equal distances are computed together, others one by one.
+    `scale`: of the scores, 1 / sqrt(head_dim) by default.
     """
     if q.device.type == "cpu":
         at, filled = (torch.tensor(x, dtype=torch.int64) for x in (offsets, contexts))
         n_threads = threads or torch.get_num_threads()
-        cpu_attention.decode_attention(q, keys, values, at, filled, out, n_threads)
+        cpu_attention.decode_attention(q, keys, values, at, filled, out, n_threads, scale)
     else:
-        attend_runs(q, keys, values, offsets, contexts, out)
+        attend_runs(q, keys, values, offsets, contexts, out, scale)
 
 
 def attend_runs(
@@ -86,15 +88,22 @@ def attend_runs(
     offsets: Sequence[int],
     contexts: Sequence[int],
     out: Tensor,
+    scale: float | None = None,
+    bias: Tensor | None = None,
 ) -> None:
-    """`decode_attention` by PyTorch: one call for each regular run of sequences."""
+    """`decode_attention` by PyTorch: one call for each regular run of sequences.
+
+    `bias` (heads, c) is added to the scores where all contexts are c and every query head has a KV
+    head of its own (T5).
+    """
+    mask = None if bias is None else bias[None, :, None]  # (1, heads, 1, c)
     for first, stop, stride in _regular_runs(offsets, contexts):
         context, offset = contexts[first], offsets[first]
         n, heads, d = q[first:stop].shape
         n_kv = keys.shape[1]
         k, v = (_strided(x, offset, n, stride, context) for x in (keys, values))
         grouped = q[first:stop].view(n, n_kv, heads // n_kv, d)  # a KV head's queries as rows
-        attended = scaled_dot_product_attention(grouped, k, v)
+        attended = scaled_dot_product_attention(grouped, k, v, attn_mask=mask, scale=scale)
         out[first:stop] = attended.reshape(n, heads, d)
 
 

@@ -33,4 +33,6 @@ def head(
         with ws.scope():
             normed = ws.take(part.shape, part.dtype)
             norm(arch, part, final_norm, normed)
+            if arch.head_scale != 1.0:
+                normed.mul_(arch.head_scale)
             torch.mm(normed, table.t(), out=logits[start : start + step])

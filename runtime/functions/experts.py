@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from runtime.architecture import Architecture
-from runtime.architecture_shapes import EXPERT_MATRICES
+from runtime.functions.feed_forward import feed_forward
 from runtime.functions.grouped import grouped_experts, stacks
-from runtime.functions.linear import row_blocks, swiglu
+from runtime.functions.linear import row_blocks
 from runtime.pieces import LayerWeights
 from runtime.workspace import Workspace
 
@@ -64,8 +64,7 @@ def _one(
     with ws.scope():
         x = ws.take((n, normed.shape[1]), normed.dtype)
         torch.index_select(normed, 0, tokens, out=x)
-        inner = (ws.take((n, width), x.dtype), ws.take((n, width), x.dtype))
-        swiglu(w, EXPERT_MATRICES, x, inner, x, expert, arch.transposed_down)
+        feed_forward(arch, w, x, width, x, ws, expert)
         for rows in row_blocks(n, x.shape[1] * 4):
             torch.mul(x[rows], gates[rows], out=x[rows])
         out.index_add_(0, tokens, x)  # no token twice: the same sum in whatever order

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from runtime.architecture import Architecture
-from runtime.architecture_shapes import EXPERT_MATRICES, SHARED_MATRICES
+from runtime.architecture_shapes import SHARED_MATRICES
 from runtime.functions.experts import experts
+from runtime.functions.feed_forward import feed_forward
 from runtime.functions.linear import swiglu
 from runtime.functions.norms import norm
 from runtime.functions.router import route
@@ -24,18 +25,19 @@ def ffn(
     ws: Workspace,
     routing: Callable[[Tensor], None] | None = None,
     partial: bool = False,
+    lengths: Sequence[int] | None = None,
 ) -> None:
     """Adds the FFN's output to hidden (t, H).
 
     `routing` is given the experts of each token, ids (t, k), before they compute; ids are valid
     until this function returns. With `partial` hidden is overwritten: under tensor parallelism one
-    rank keeps the residual and the others give their part of the sum.
+    rank keeps the residual and the others give their part of the sum. `lengths`: see `route`.
     """
     if not w.is_moe:
         _dense(arch, w, hidden, ws, partial)
         return
     with ws.scope():
-        normed, ids, gates = route(arch, w, hidden, ws)
+        normed, ids, gates = route(arch, w, hidden, ws, lengths)
         if routing is not None:
             routing(ids)
         total = ws.take(hidden.shape, hidden.dtype).zero_()
@@ -68,9 +70,9 @@ def _dense(arch: Architecture, w: LayerWeights, hidden: Tensor, ws: Workspace, o
     for start in range(0, len(hidden), step):
         rows = hidden[start : start + step]
         with ws.scope():
-            x, inner = _take(width, rows, ws)
+            x = ws.take(rows.shape, rows.dtype)
             norm(arch, rows, w.vectors["ffn_norm"], x)
-            swiglu(w, EXPERT_MATRICES, x, inner, x, transposed=arch.transposed_down)
+            feed_forward(arch, w, x, width, x, ws)
             if over:
                 rows.copy_(x)
             else:

@@ -30,7 +30,7 @@ class Stacks(NamedTuple):
 
 def stacks(arch: Architecture, w: LayerWeights, x: Tensor) -> Stacks | None:
     """The experts as stacks, if a grouped GEMM should be used; None otherwise."""
-    if not has_grouped_gemm(x.dtype, x.device):
+    if arch.spec.ffn_matrices != 3 or not has_grouped_gemm(x.dtype, x.device):
         return None
     found = [w.whole(name) for name in EXPERT_MATRICES]
     n, width, hidden = arch.spec.n_experts, arch.ffn_width(is_moe=True), arch.hidden_size

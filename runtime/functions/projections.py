@@ -24,7 +24,7 @@ def qkv(
     """Norm, projections, biases, norms of queries and keys, clamp and rotary embedding.
 
     hidden (t, H), positions (t,) int64, out (t, qkv_size): per token all query heads, then the key
-    heads, then the value heads.
+    heads, then the value heads. Steps that the model does not have are left out.
     """
     heads, item = arch.n_heads + arch.n_kv_heads, hidden.element_size()
     bytes_each = (hidden.shape[1] * item, rotary_bytes(heads, arch.head_dim, item))
@@ -36,7 +36,8 @@ def qkv(
             norm(arch, hidden[rows], w.vectors["attn_norm"], normed)
             _project(arch, w, normed, out[rows])
         q_and_k = out[rows, : heads * arch.head_dim].unflatten(1, (heads, arch.head_dim))
-        rotate(arch.rope, q_and_k, positions[rows], ws)
+        if arch.rope.frequencies:
+            rotate(arch.rope, q_and_k, positions[rows], ws)
 
 
 def _project(arch: Architecture, w: LayerWeights, normed: Tensor, out: Tensor) -> None:

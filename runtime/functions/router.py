@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from runtime.architecture import Architecture
 from runtime.functions.linear import linear
 from runtime.functions.norms import norm
+from runtime.functions.switch_router import choose_one, skip_overflow
 from runtime.pieces import LayerWeights
 from runtime.workspace import Workspace
 
@@ -23,23 +25,38 @@ class Routed(NamedTuple):
     gates: Tensor
 
 
-def route(arch: Architecture, w: LayerWeights, hidden: Tensor, ws: Workspace) -> Routed:
+def route(
+    arch: Architecture,
+    w: LayerWeights,
+    hidden: Tensor,
+    ws: Workspace,
+    lengths: Sequence[int] | None = None,
+) -> Routed:
     """Norm, router, softmax and choice of the k most probable experts of hidden (t, H).
 
-    The result lies in the workspace, until the caller's scope ends.
+    The result lies in the workspace, until the caller's scope ends. `lengths` (sum t) are those of
+    the sequences that tokens belong to, one token each by default: in Switch Transformers an expert
+    takes a limited number of tokens of each, and the gates of the rest are 0.
     """
     t, k, n = len(hidden), arch.spec.top_k, arch.spec.n_experts
     normed = ws.take(hidden.shape, hidden.dtype)
     norm(arch, hidden, w.vectors["ffn_norm"], normed)
     ids, gates = ws.take((t, k), torch.int64), ws.take((t, k), arch.gate_dtype)
-    sizes = (n * hidden.element_size(), n * 4, n * 4, k * 4)  # at most, as `_choose` takes them
+    sizes = [n * hidden.element_size(), n * 4, n * 4, k * 4]  # at most, as `_choose` takes them
+    if arch.encoder_decoder is not None:
+        sizes = [hidden.shape[1] * 4, *sizes]
     step = ws.rows(*sizes, limit=max(1, t))
     for start in range(0, t, step):
         rows = slice(start, start + step)
         with ws.scope():
+            if arch.encoder_decoder is not None:
+                choose_one(w, normed[rows], ids[rows], gates[rows], n, ws)
+                continue
             logits = ws.take((len(hidden[rows]), n), hidden.dtype)
             linear(w, "router", normed[rows], logits)
             _choose(arch, logits, ids[rows], gates[rows], ws)
+    if arch.encoder_decoder is not None and lengths is not None:
+        skip_overflow(ids, gates, lengths, arch.encoder_decoder.expert_capacity, n)
     return Routed(normed, ids, gates)
 
 

@@ -36,7 +36,7 @@ class Accelerate(Schedule):
         reserve_workspace(node)
         modules = [size for spec in node.all_layers for size in self.module_bytes(spec)]
         self.module = node.on_gpu(self.gpu, "module weights", max(modules))
-        holds = [Span(spec.index, "layer") for spec in node.all_layers]
+        holds = [Span(spec.number, "layer") for spec in node.all_layers]
         self.home = node.on_host("host weights", sum(modules), holds=holds)
         self.x = Activations(node, offload=False).hidden[self.gpu][0]
         self.cache = KVCache(node, gpu_share=1.0)
@@ -81,17 +81,18 @@ class Accelerate(Schedule):
 
     def run_module(self, slot: Slot, op: str, part: Part, weights_bytes: float, work: Work) -> None:
         """Copy, wait, compute, wait."""
-        index, issuer = self.node.spec(slot.layer).index, self.node.issuer
+        spec, issuer = self.node.spec(slot.layer), self.node.issuer
         copy = self.node.work.copy("h2d_pageable", weights_bytes)
-        issuer.wait(self.load(copy, index, part))
+        issuer.wait(self.load(copy, spec, part))
         cached = self.cached(slot) if op == "compute_attention" else []
-        issuer.wait(issuer.task(op, self.gpu.gpu, [self.module], [self.x, *cached], work, index, 0))
+        writes = [self.x, *cached]
+        issuer.wait(issuer.task(op, self.gpu.gpu, [self.module], writes, work, spec.index, 0))
 
-    def load(self, work: Work, layer: int, part: Part) -> Task:
+    def load(self, work: Work, spec: LayerSpec, part: Part) -> Task:
         """Fill the module's weights."""
-        reads, writes, what = [self.home], [self.module], (Span(layer, part),)
+        reads, writes, what = [self.home], [self.module], (Span(spec.number, part),)
         return self.node.issuer.task(
-            "load_weights", self.gpu.h2d, reads, writes, work, layer, 0, what
+            "load_weights", self.gpu.h2d, reads, writes, work, spec.index, 0, what
         )
 
     def cached(self, slot: Slot) -> list[Buffer]:

@@ -21,7 +21,7 @@ class GPUOnly(Schedule):
         super().__init__(node)
         for g in node.gpus:
             experts = sum(node.work.expert_bytes(spec) for spec in node.all_layers)
-            holds = [Span(spec.index, "experts") for spec in node.all_layers]
+            holds = [Span(spec.number, "experts") for spec in node.all_layers]
             node.on_gpu(g, "expert weights", experts, holds)
         keep_resident(node)
         self.x = Activations(node, offload=False)

@@ -10,12 +10,13 @@ from schedules.tensor_parallel import PerGpu
 class KVPrefetch:
     """A ring of `depth` blocks on the GPU: one is computed with, the others are on their way.
 
-    The cache's host part is page-locked if the node's host memory is; otherwise each block passes
-    through the driver's staging.
+    The cache's host part is page-locked if the node's host memory is (or as `pinned` says);
+    otherwise each block passes through the driver's staging.
     """
 
-    def __init__(self, node: Node, cache: KVCache, depth: int) -> None:
+    def __init__(self, node: Node, cache: KVCache, depth: int, pinned: bool | None = None) -> None:
         self.node = node
+        self.pinned = node.pinned if pinned is None else pinned
         self.cache = cache
         layers = node.model.decoder_layers
         largest = max(
@@ -68,4 +69,4 @@ class KVPrefetch:
         }
 
     def _link(self, direction: str) -> str:
-        return direction if self.node.pinned else f"{direction}_pageable"
+        return direction if self.pinned else f"{direction}_pageable"

@@ -185,7 +185,7 @@ class StageMemory:
         q, kv = spec.query_size, spec.kv_size / 2
         tensors = [q, kv, kv, q] if kind == "attention" else [spec.ffn_matrices - 1, 1]
         edges = [sum(tensors[:i]) / sum(tensors) for i in range(len(tensors) + 1)]
-        return [Span(spec.index, kind, edges[i], edges[i + 1]) for i in range(len(tensors))]
+        return [Span(spec.number, kind, edges[i], edges[i + 1]) for i in range(len(tensors))]
 
     def stays(self, micro_batch: int) -> bool:
         """Whether a micro-batch's hidden states stay on the GPU; the first share r_h does."""

@@ -24,7 +24,15 @@ def words(text: str) -> str:
 
 
 def test_commands():
-    assert list(COMMANDS) == ["list", "simulate", "compare", "validate", "run", "replay"]
+    assert list(COMMANDS) == [
+        "list",
+        "simulate",
+        "compare",
+        "validate",
+        "run",
+        "replay",
+        "crossover",
+    ]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 logging.disable_progress_bar()
@@ -58,6 +63,52 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": ROTARY | {"tie_word_embeddings": True},
     "qwen3": ROTARY | {"head_dim": 32, "tie_word_embeddings": True},
 }
+
+SWITCH: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_heads": 4,
+    "num_layers": 4,
+    "num_decoder_layers": 2,
+    "num_sparse_encoder_layers": 2,
+    "num_sparse_decoder_layers": 1,
+    "num_experts": 6,
+    "decoder_start_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
+def save_switch(
+    folder: Path,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    sharded: bool = False,
+    **changes: Any,
+) -> Path:
+    """A folder with a tiny Switch Transformer; `changes` are values of its config.
+
+    The decoder's last norm undoes the factor of a tied head, which makes logits small here.
+    """
+    config = AutoConfig.for_model("switch_transformers", **(SWITCH | changes))
+    generator = torch.Generator().manual_seed(seed)
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            values = _values(name, weight, generator)
+            scaled = config.tie_word_embeddings and name == "decoder.final_layer_norm.weight"
+            weight.copy_(values * config.d_model**0.5 if scaled else values)
+    model.to(dtype).save_pretrained(folder, max_shard_size="100KB" if sharded else "1GB")
+    return folder
+
+
+def switch_reference(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The Switch Transformer as transformers loads it, with its plainest attention."""
+    return AutoModelForSeq2SeqLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager"
+    ).eval()
 
 
 def save_checkpoint(

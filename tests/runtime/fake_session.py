@@ -39,9 +39,13 @@ class Fake:
     closed: int = 0
     streams: tuple[str, ...] = ("host", "gpu")
     issuing_s: dict[str, float] = field(default_factory=lambda: {"host": 0.5})
+    moe_layers: tuple[int, ...] = (0,)
     peak_bytes: dict[str, int] = field(default_factory=lambda: {"gpu": 100})
     predicted_bytes: dict[str, int] = field(default_factory=lambda: {"gpu": 90})
     capacity_bytes: dict[str, int] = field(default_factory=lambda: {"gpu": 128})
+
+    def facts(self):
+        return {}
 
     def prefill(self) -> np.ndarray:
         assert self.position == -1

@@ -26,7 +26,13 @@ SCHEDULES = (
     "accelerate",
     "gpu-only",
     "on-demand",
+    "prefetch-all",
+    "decoder-resident",
 )
+"""Those that compute what the model does."""
+
+ALL = (*SCHEDULES, "pre-gated")
+ONE_BATCH = tuple(name for name in ALL if find_schedule(name).one_batch)
 OPTIONS = DeviceOptions("cpu", 1 << 27, 1 << 30, gpu_threads=1, cpu_threads=1)
 
 
@@ -82,8 +88,8 @@ def run(
         )
 
 
-def policies(name: str, n: int) -> st.SearchStrategy[Policy]:
-    """Policies that a schedule can follow, for a batch of `n`."""
+def policies(name: str, n: int, levels: int = 1) -> st.SearchStrategy[Policy]:
+    """Policies that a schedule can follow, for a batch of `n`; pre-gates look `levels` ahead."""
     kind = find_schedule(name)
     share = st.sampled_from([0.0, 1.0]) | st.floats(0, 1)
     values = {
@@ -92,6 +98,10 @@ def policies(name: str, n: int) -> st.SearchStrategy[Policy]:
         "r_h": share,
         "A_g": st.integers(0, 1),
         "pinned": st.sampled_from([None, True, False]),
+        "sync": st.sampled_from([None, True, False]),
+        "level": st.integers(1, levels),
+        "cache": st.sampled_from(["lru", "lfu", "fifo", "lifo", "hobbit", "edgemoe"]),
+        "cache_ratio": share,
     }
     chosen = {key: value for key, value in values.items() if key in kind.knobs}
     mu = st.just(n) if kind.one_batch else st.integers(1, n)

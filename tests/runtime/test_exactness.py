@@ -20,7 +20,7 @@ from tests.runtime.checkpoints import (
     reference_logits,
     save_checkpoint,
 )
-from tests.runtime.runs import SCHEDULES, policies, run
+from tests.runtime.runs import ONE_BATCH, SCHEDULES, policies, run
 
 RELATIVE = 1e-4  # of the largest logit
 
@@ -65,9 +65,6 @@ def test_half_precision(name, dtype, relative, tmp_path):
         expected = plain_logits(source, [*prompt, *tokens[:-1]])[len(prompt) - 1 :].float()
         ours = torch.stack([found.logits.seen[number, i] for i in range(len(tokens))])
         assert (ours - expected).abs().max() <= relative * expected.abs().max()
-
-
-ONE_BATCH = ("zero-inference", "accelerate", "on-demand")
 
 
 def test_routing_is_recorded(family):

@@ -15,7 +15,7 @@ from sim.engine import simulate_graph
 from sim.hardware import load_hardware
 from sim.scenario import Scenario, place
 from tests.runtime.checkpoints import random_prompts, save_checkpoint
-from tests.runtime.runs import SCHEDULES, policies, run
+from tests.runtime.runs import ALL, policies, run
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def answer(routing):
     return trace
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ALL)
 @settings(max_examples=6)
 @given(data=st.data())
 def test_both_clocks_see_the_same_tasks(source, name, data):
@@ -77,7 +77,7 @@ def test_both_clocks_see_the_same_tasks(source, name, data):
     assert found.predicted_bytes["gpu"] == peak["gpu"]
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_measured_timeline_obeys_the_laws(source, name):
     """No stream runs two tasks at once, no task starts before its dependencies have ended, streams
     are FIFO, and an issuing thread that waits issues nothing meanwhile."""

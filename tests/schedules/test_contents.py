@@ -19,7 +19,7 @@ from schedules.model import ModelSpec
 from schedules.placing import Placement, place
 from schedules.policy import make_policy
 from schedules.routing import Routing
-from schedules.schedule import find_schedule, schedules
+from schedules.schedule import find_schedule, runnable
 from tests.schedules.test_layout import models
 
 FFN = MATRICES["ffn"]
@@ -35,11 +35,12 @@ READS = {  # matrices that a computation uses
     "compute_layer": MATRICES["layer"],
     "prefill_layer": MATRICES["layer"],
     "gate": ("router",),
+    "pre_gate": ("router",),
     "experts": SHARED[1:],  # and the experts that were chosen
 }
 ATTENDS = ("cpu_attention", "compute_attention", "compute_layer")
 NO_WEIGHTS = {
-    *("cpu_attention", "all_reduce", "head", "gather_logits", "all_gather"),
+    *("cpu_attention", "all_reduce", "head", "gather_logits", "all_gather", "synchronise"),
     *("load_hidden", "store_hidden", "offload_qkv", "load_attended", "store_kv"),
 }
 COPIES = {"pin_weights", "load_weights", "load_expert", "pin_kv", "load_kv"}
@@ -56,7 +57,7 @@ class Tracking(RecordingIssuer):
         self.buffers = []
         self.contents = {}  # what the last copy has put into a buffer
         self.written = set()  # buffers, in this step
-        self.chosen = frozenset()  # experts, by the last gate
+        self.chosen = {}  # experts of each layer, by the last gate
 
     def buffer(self, *args, **kwargs):
         made = super().buffer(*args, **kwargs)
@@ -65,7 +66,7 @@ class Tracking(RecordingIssuer):
 
     def routing(self, gate):
         ids = super().routing(gate)
-        self.chosen = frozenset(ids.ravel().tolist())
+        self.chosen[gate.layer] = frozenset(ids.ravel().tolist())
         return ids
 
     def _issue(self, task, stream_id, dependencies, work, operands) -> None:
@@ -138,7 +139,7 @@ class Tracking(RecordingIssuer):
         names = READS[task.op]
         needed = {row for row in self.everything(task.layer) if row[1] in names}
         if task.op == "experts":
-            one = (Span(task.layer, "expert", expert=e) for e in self.chosen)
+            one = (Span(task.layer, "expert", expert=e) for e in self.chosen[task.layer])
             needed |= {*self.rows(one)}
         assert needed <= set(found), f"{task} lacks {len(needed - set(found))} rows"
 
@@ -211,6 +212,7 @@ def placements(draw, kind, gpus: int):
         policy["pinned"] = draw(st.booleans())
     if "A_g" in kind.knobs:
         policy["A_g"] = draw(st.integers(0, 1)) if gpus == 1 else 0
+    if {"A_g", "r_c"} <= policy.keys():
         policy["r_c"] *= policy["A_g"]
     model = draw(models(gpus))
 
@@ -233,8 +235,8 @@ def placements(draw, kind, gpus: int):
     )
 
 
-RUNS = [(name, 1) for name in sorted(schedules())]
-RUNS += [(name, 2) for name, kind in sorted(schedules().items()) if kind.multi_gpu == "tensor"]
+RUNS = [(name, 1) for name in sorted(runnable())]
+RUNS += [(name, 2) for name, kind in sorted(runnable().items()) if kind.multi_gpu == "tensor"]
 
 
 @pytest.mark.parametrize(("name", "gpus"), RUNS)

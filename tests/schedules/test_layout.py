@@ -9,12 +9,20 @@ from hypothesis import strategies as st
 
 from schedules.contents import Span
 from schedules.errors import BadInput
-from schedules.layout import MATRICES, Matrix, Rows, layer_matrices, rows_of
+from schedules.layout import (
+    MATRICES,
+    Matrix,
+    Rows,
+    layer_at,
+    layer_matrices,
+    rows_of,
+)
 from schedules.model import ModelSpec
 from schedules.model_presets import load_model
 
 MIXTRAL = load_model("mixtral-8x7b")
 DBRX = load_model("dbrx")
+SWITCH = load_model("switch-base-8")
 
 
 def model(**changes) -> ModelSpec:
@@ -101,6 +109,35 @@ def test_shared_experts_stand_side_by_side_and_dense_layers_have_none():
         "up": (40, 12, 5),
         "down": (60, 8, 5),
     }
+
+
+def test_matrices_of_an_encoder_and_of_a_decoder_with_cross_attention():
+    """Switch-Base-8: width 768, 12 heads of 64, FFNs of 768 x 3072 and back; odd layers have 8.
+
+    Its 12 decoder layers have the numbers 0 to 11, the 12 of the encoder 12 to 23.
+    """
+    square, dense = (768, 768, 1), {"up": (3_072, 768, 1), "down": (768, 3_072, 1)}
+    own = dict.fromkeys(("q", "k", "v", "o"), square)
+    cross = dict.fromkeys(("cross_q", "cross_k", "cross_v", "cross_o"), square)
+    experts = {"router": (8, 768, 1), "up": (24_576, 768, 8), "down": (6_144, 3_072, 8)}
+    wanted = {0: own | cross | dense, 1: own | cross | experts, 12: own | dense, 13: own | experts}
+    for number, matrices in wanted.items():
+        made = layer_matrices(SWITCH, layer_at(SWITCH, number))
+        assert {name: (m.rows, m.cols, m.experts) for name, m in made.items()} == matrices
+        assert list(made) == list(matrices)
+    layers = [layer_at(SWITCH, number) for number in range(24)]
+    assert layers == [*SWITCH.decoder_layers, *SWITCH.encoder_layers]
+    assert [layer.number for layer in layers] == list(range(24))
+
+
+def test_spans_of_an_encoder_s_layer():
+    assert rows_of(SWITCH, Span(13, "expert", expert=2)) == (
+        Rows(13, "up", 6_144, 9_216),
+        Rows(13, "down", 1_536, 2_304),
+    )
+    names = [rows.matrix for rows in rows_of(SWITCH, Span(1, "attention"))]
+    assert names == ["q", "k", "v", "o", "cross_q", "cross_k", "cross_v", "cross_o"]
+    assert [rows.matrix for rows in rows_of(SWITCH, Span(13, "attention"))] == names[:4]
 
 
 def test_each_gpu_has_at_least_one_kv_head():
@@ -282,7 +319,6 @@ def test_the_gpus_together_have_every_element(data, shards, layer):
     ("name", "what"),
     [
         ("deepseek-v2-lite", "latent attention"),
-        ("switch-base-8", "cross-attention"),
         ("opt-6.7b", "FFNs without a gate matrix"),
     ],
 )

@@ -144,3 +144,21 @@ def test_malformed_routing_is_refused(values):
     (key,) = values
     with pytest.raises(ValidationError, match=key):
         Routing(**values)
+
+
+@pytest.mark.parametrize(("tokens", "n_experts", "top_k"), [(1000, 128, 1), (20_000, 8, 2)])
+def test_uniform_draws_are_the_smallest_of_random_numbers(tokens, n_experts, top_k):
+    """One generator for each gate, in one piece: earlier results stay as they are."""
+    numbers = np.random.default_rng([3, 5, 2, 1]).random((tokens, n_experts))
+    expected = np.argsort(numbers, axis=1)[:, :top_k]
+    ids = Routing(seed=3).expert_ids(tokens, n_experts, top_k, layer=2, step=5, micro_batch=1)
+    assert np.array_equal(ids, expected)
+
+
+def test_only_what_is_said_is_written_down():
+    """Provenance names the values of its kind; they make the same routing again."""
+    assert Routing(seed=2).model_dump() == {"kind": "uniform", "seed": 2}
+    skewed = Routing(kind="zipf", exponent=1.5, encoder={"exponent": 1.0})
+    values = skewed.model_dump()
+    assert set(values) == {"kind", "seed", "exponent", "encoder"}
+    assert Routing(**values) == skewed

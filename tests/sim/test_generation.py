@@ -159,7 +159,6 @@ def test_decode_steps_issue_the_same_tasks_unless_the_schedule_says_otherwise(na
     graphs = [generation.step(step).graph for step in (2, 3, 7)]
     same = all(generation.first.graph.same_structure(graph) for graph in graphs)
     assert same == kind.steps_alike
-    assert (name == "on-demand") == (not kind.steps_alike)
 
 
 # -- phases ----------------------------------------------------------------------------------------

@@ -97,12 +97,14 @@ SANE = {  # a wrong unit is off by 1000 or more
     "cpu.memory_bandwidth": (20e9, 500e9),
     "gpu.memory": (15e9, 150e9),
     "cpu.memory": (100e9, 600e9),
+    "gpu.process": (0.1e9, 2e9),
     "gpu.call_s": (1e-6, 1e-5),
     "cpu.call_s": (1e-6, 1e-4),
     "links": (0.4e9, 66e9),
     "link_call_s": (1e-6, 1e-4),
     "host.issue_s": (1e-6, 5e-5),
     "host.sync_s": (1e-6, 1e-4),
+    "host.ffn_s": (1e-5, 1e-2),
     "host.pinnable_fraction": (0.1, 1.0),
     "disk": (1e11, 1e14),
 }
@@ -137,7 +139,8 @@ def test_relations_between_rates(name):
 def test_one_cloud_one_value(t4):
     for name in ("gcp-l4-24c", "gcp-t4-208g", "gcp-t4x2-32c", "gcp-t4x4-32c"):
         other = load_hardware(name)
-        same = [link for link in t4.links if link != "pin"]  # a worker for each GPU; another CPU
+        own = {"pin", "disk"}  # a worker for each GPU; another CPU, another disk
+        same = [link for link in t4.links if link not in own]
         assert {link: other.links[link] for link in same} == {link: t4.links[link] for link in same}
         assert other.host == t4.host
     assert load_hardware("gcp-t4x4-32c").gpu == t4.gpu.model_copy(update={"count": 4})
@@ -213,8 +216,20 @@ def test_there_is_no_such_rate(t4, question, sentence):
 
 
 def test_there_is_no_such_link(t4):
-    with pytest.raises(BadInput, match="gcp-t4-24c has no link 'disk'"):
-        t4.link_rate("disk")
+    with pytest.raises(BadInput, match="gcp-t4-24c has no link 'peer'"):
+        t4.link_rate("peer")
+
+
+def test_a_disk_and_its_link_go_together(t4):
+    fields = t4.model_dump()
+    without = {link: rate for link, rate in fields["links"].items() if link != "disk"}
+    for change, sentence in (
+        ({"disk": None}, r"links.disk is given, but no \[disk\] says how large it is"),
+        ({"links": without}, "links.disk is missing"),
+    ):
+        with pytest.raises(ValidationError, match=sentence):
+            Hardware.model_validate(fields | change)
+    assert t4.with_rate("disk", 2).disk.value == 2 * t4.disk.value
 
 
 def test_capacities():
@@ -256,6 +271,7 @@ def test_what_if_one_rate(t4):
             [
                 "links.d2h",
                 "links.d2h_pageable",
+                "links.disk",
                 "links.h2d",
                 "links.h2d_pageable",
                 "links.pin",
@@ -278,7 +294,6 @@ def test_what_if_reaches_what_the_path_names_and_nothing_else(t4, path, changed)
         ("", 2, "'' leads to no rate: no ''"),
         ("gpu", 2, "'gpu' leads to no rate: it is no number"),
         ("gpu.count", 2, "'gpu.count' leads to no rate: it is no number"),
-        ("disk", 2, "'disk' leads to no rate: it is no number"),
         ("links.pin.peak", 2, "'links.pin.peak' leads to no rate"),
         ("links.pin", 0, "the factor of links.pin is 0; it must be above 0"),
         ("links.pin", -1, "must be above 0"),
@@ -349,8 +364,6 @@ def test_a_dtype_that_is_as_another_follows_it(tmp_path):
         (MINE + "[gpu]\ncount = 1.5\n", r"gpu.count is 1.5; it must be a valid integer"),
         (MINE + DUAL, r"links.peer is missing"),
         (MINE + link("peer", "2e9", "1e9"), r"links.peer is given, but gpu.count is 1"),
-        (MINE + link("disk", "2e9", "1e9"), r"links.disk is given, but no \[disk\] says how large"),
-        (MINE + "[disk]\nvalue = 1e12\nsource = 'data sheet'\n", r"links.disk is missing"),
         (MINE + SHARE, r"host.pinnable_fraction.value must be at most 1"),
         (MINE + "[gpu.compute]\nfp16 = {}\n", r"gpu.compute.fp16 is not a key here; .*'float16'"),
         (

@@ -22,7 +22,8 @@ from sim.cost import Roofline, price
 from sim.engine import simulate_graph
 from sim.generation import Generation, Phase
 from sim.hardware import load_hardware
-from sim.result import Result, phase_frame
+from sim.phase_frame import phase_frame
+from sim.result import Result
 from sim.scenario import Scenario, place
 from tests.strategies import (
     MODELS,

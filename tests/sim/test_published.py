@@ -12,7 +12,6 @@ from sim.published import METRICS, PublishedRow, read_published
 
 HEADER = "id,source,metric,value,model,hardware"
 ROW = "a,paper,op_s:moe_ffn,1.5,mixtral-8x7b,gcp-t4-24c"
-PLANNED = {"on-demand", "pre-gated", "prefetch-all"}  # schedules of figures that come later
 
 
 @pytest.fixture
@@ -137,7 +136,7 @@ def test_names_are_known(shipped):
     assert {row.model for row in shipped} <= set(model_names())
     assert {row.hardware for row in shipped} <= set(hardware_names())
     runs = {row.schedule for row in shipped if not row.metric.startswith("op_s:")}
-    assert runs <= set(schedules()) | PLANNED
+    assert runs <= set(schedules())
 
 
 def test_published_policies_are_possible(shipped):

@@ -13,7 +13,8 @@ from schedules.errors import BadInput
 from schedules.result_keys import KEYS
 from schedules.timeline import COLUMNS
 from sim import simulate
-from sim.result import package_version, phase_frame
+from sim.phase_frame import phase_frame
+from sim.result import package_version
 
 CASES = {
     "decoder": ("cgopipe", "mixtral-8x7b", "gcp-t4-24c", "mtbench", 4, 8, 2),

@@ -74,7 +74,7 @@ def test_each_gpu_has_its_streams_and_its_pool():
         "gpu1": machine["gpu"],
         "cpu": machine["cpu"],
         "pinned": machine["pinned"],
-        "disk": 0,
+        "disk": machine["disk"],
     }
 
 

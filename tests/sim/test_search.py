@@ -53,7 +53,8 @@ def grid(name: str) -> list[Policy]:
     kind = find_schedule(name)
     sizes, counts = (1, 3, 5, 8, 16, 32, 64, 128), (1,) if kind.one_batch else (1, 2, 4, 8)
     knobs = [{"r_w": r} for r in (0.0, 0.3, 1.0)] if "r_w" in kind.knobs else [{}]
-    knobs += [{"A_g": 1, "r_c": r} for r in (0.0, 1.0)] if "A_g" in kind.knobs else []
+    shares = (0.0, 1.0) if "r_c" in kind.knobs else (0.0,)
+    knobs += [{"A_g": 1, "r_c": r} for r in shares] if "A_g" in kind.knobs else []
     return [
         make_policy({"N": mu * count, "mu": mu} | more)
         for mu, count, more in product(sizes, counts, knobs)

@@ -143,7 +143,8 @@ def test_peak_memory():
         dtype="float32",
         hardware="rtx4090-pc",
     )
-    assert found == result.peak_memory_bytes["gpu"] / 1e9
+    outside = load_hardware("rtx4090-pc").gpu.process.value
+    assert found == (result.peak_memory_bytes["gpu"] + outside) / 1e9
 
 
 def test_latency_of_a_block():
@@ -163,7 +164,8 @@ def test_a_block_of_a_pipeline_takes_time_too():
 
 def test_only_layers_with_experts_are_blocks():
     """Of Switch's 12 decoder layers every second has experts."""
-    result = simulate("gpu-only", "switch-base-8", "rtx4090-pc", "fixed-100", 3, 8, 8)
+    question = ("gpu-only", "switch-base-8", "rtx4090-pc", "fixed-100", 3, 8, 8)
+    result = simulate(*question, routing="switch-base-128")
     frame = result.timeline([1]).frame
     ends = frame[frame["layer"] >= 0].groupby("layer")["end_s"].max()
     spans = [ends[layer] - ends[layer - 1] for layer in range(1, 12, 2)]
@@ -219,7 +221,7 @@ def test_published_policies(changes, policy):
         ({"hardware": "gcp-t4"}, "no hardware is named 'gcp-t4', did you mean 'gcp-t4-24c'"),
         ({"metric": "joules"}, "metric 'joules' is not known; known: throughput_tok_s, "),
         ({"dtype": "int4"}, "dtype 'int4' is not one of float16, bfloat16, float32"),
-        ({"cache_policy": "lru"}, "expert caches ('lru') are not modelled"),
+        ({"cache_policy": "lru", "cache_ratio": 0.1}, "has no use for cache_ratio = 0.1"),
         ({"prompt_len": None}, "prompt_len and gen_len must be given for this metric"),
         ({"gen_len": None}, "prompt_len and gen_len must be given for this metric"),
         ({"prompt_len_max": 50}, "50"),
@@ -463,18 +465,22 @@ def test_order_at_s1(runs):
 
 
 @pytest.mark.slow
-def test_on_demand_runs_are_simulated_but_those_with_a_cache():
-    """The order of published figures holds: more sequences take longer, no copies are faster."""
-    found = {name: check_row(r) for name, r in SHIPPED.items() if r.schedule == "on-demand"}
-    assert {name: c.reason for name, c in found.items() if c.simulated is None} == dict.fromkeys(
-        ("pre-gated/cache/lru/0.01/on-demand", "pre-gated/cache/lru/0.2/on-demand"),
-        "expert caches ('lru') are not modelled",
-    )
-    for model in ("switch-base-8", "switch-base-128"):
-        latency = f"pre-gated/moe_block_ms/{model}"
-        rows = [found[f"{latency}/on-demand/b{n}"] for n in (1, 2, 4, 8, 16, 32)]
-        for values in ([c.simulated for c in rows], [c.row.value for c in rows]):
-            assert values == sorted(values)
-        still = check_row(SHIPPED[f"{latency}/gpu-only/b1"])
-        assert still.simulated < rows[0].simulated
-        assert still.row.value < rows[0].row.value
+def test_systems_that_move_experts():
+    """The median error of Pre-gated MoE's figures is below 10 %, and the designs are in order."""
+    runs = {r.id: check_row(r) for r in SHIPPED.values() if r.id.startswith("pre-gated/")}
+    found = list(runs.values())
+    assert len(found) == 48
+    assert np.median([c.abs_error for c in found]) <= 0.10
+    designs = ("gpu-only", "pre-gated", "on-demand", "prefetch-all")
+    for metric in ("moe_block_ms", "throughput_tok_s"):
+        for model in ("switch-base-8", "switch-base-128"):
+            cells = [runs[f"pre-gated/{metric}/{model}/{name}/b1"] for name in designs]
+            for values in ([c.simulated for c in cells], [c.row.value for c in cells]):
+                assert values == sorted(values, reverse=metric == "throughput_tok_s")
+    for n in (2, 4, 8, 16, 32):
+        for model in ("switch-base-8", "switch-base-128"):
+            ours, theirs = (
+                runs[f"pre-gated/moe_block_ms/{model}/{name}/b{n}"].simulated
+                for name in ("pre-gated", "on-demand")
+            )
+            assert ours < theirs

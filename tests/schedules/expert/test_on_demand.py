@@ -40,7 +40,7 @@ class Scripted(Routing):
 
 
 def build(lab, n=1, routing=None, **changes):
-    return lab.build(OnDemand, n, mu=n, routing=routing, **changes)
+    return lab.build(OnDemand, n, mu=n, routing=routing, **{"sync": False} | changes)
 
 
 ONE = Scripted(
@@ -312,5 +312,7 @@ def test_limits(lab):
         lab.build(OnDemand, 4, mu=2)
     with pytest.raises(BadInput, match="uses one GPU, but 2 were asked for"):
         lab.build(OnDemand, 4, mu=4, gpus=2)
-    with pytest.raises(BadInput, match=r"has no use for r_w = 0.5; it takes N, mu, pinned"):
+    with pytest.raises(
+        BadInput, match=r"has no use for r_w = 0.5; it takes N, mu, cache, cache_ratio,"
+    ):
         build(lab, r_w=0.5)

@@ -1,0 +1,77 @@
+"""What a simulated generation moves: bytes by operation, exposed copies, latency of MoE blocks."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+
+from schedules.movement import exposed_transfer_s, moved_bytes
+from sim.generation import Generation, Phase
+from sim.phase_frame import phase_frame
+
+SAMPLED_STEPS = 32  # of a generation whose steps differ
+SAMPLED_ALIKE = 5  # of one whose steps differ in amounts alone
+
+
+class Movement:
+    """Prefill, and decode steps of which some stand for all.
+
+    Where the steps of a schedule differ (experts that a gate names), up to `SAMPLED_STEPS` of them
+    stand for all. Elsewhere bytes are affine in the step, so that two steps give them exactly;
+    exposed time is interpolated between `SAMPLED_ALIKE` steps.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        n = generation.steps
+        count = min(n, SAMPLED_ALIKE if generation.alike else SAMPLED_STEPS)
+        self.steps = sorted({round(s) for s in np.linspace(1, n, count)}) if n else []
+
+    @cached_property
+    def phases(self) -> list[Phase]:
+        """The sampled decode steps."""
+        return [self.generation.step(step) for step in self.steps]
+
+    def total(self, of: Callable[[Phase], float]) -> float:
+        """Prefill and all decode steps."""
+        decode = 0.0
+        if self.steps:
+            every = np.arange(1, self.generation.steps + 1)
+            decode = float(np.interp(every, self.steps, [of(p) for p in self.phases]).sum())
+        return of(self.generation.prefill) + decode
+
+    @cached_property
+    def moved_bytes(self) -> dict[str, float]:
+        """Bytes moved over links by operation, in the whole generation; largest first."""
+        phases = [self.generation.prefill, *self.phases]
+        by_phase = {id(phase): moved_bytes(phase_frame(phase)) for phase in phases}
+        ops = dict.fromkeys(op for found in by_phase.values() for op in found)
+        sums = {op: self.total(lambda p, op=op: by_phase[id(p)].get(op, 0.0)) for op in ops}  # type: ignore[misc]
+        return dict(sorted(sums.items(), key=lambda item: -item[1]))
+
+    @cached_property
+    def exposed_transfer_s(self) -> float:
+        """Seconds of the generation in which something is copied and nothing is computed."""
+        return self.total(lambda phase: exposed_transfer_s(phase_frame(phase)))
+
+    @cached_property
+    def moe_block_s(self) -> float | None:
+        """Mean latency of a decoder layer with experts, over the sampled decode steps.
+
+        A layer's block, attention included, is from the end of the layer before (or its own first
+        start) to its last end. None without decode steps or experts.
+        """
+        layers = self.generation.schedule.node.model.decoder_layers
+        moe = [spec.index for spec in layers if spec.is_moe]
+        phases = self.phases
+        if self.generation.alike and phases:
+            phases = [self.generation.step(max(1, self.generation.steps // 2))]
+        spans = [_span(phase, layer) for phase in phases for layer in moe]
+        return float(np.mean(spans)) if spans else None
+
+
+def _span(phase: Phase, layer: int) -> float:
+    own = phase.graph.layer == layer
+    before = (phase.graph.layer == layer - 1) & (layer > 0)  # -1 marks tasks of no layer
+    start = phase.run.end_s[before].max() if before.any() else phase.run.start_s[own].min()
+    return float(phase.run.end_s[own].max() - start)
