@@ -21,7 +21,8 @@ def routing_names() -> tuple[str, ...]:
     >>> routing_names()
     ('switch-base-128', 'switch-large-128', 'uniform')
     """
-    return tuple(sorted(entry.name.removesuffix(".toml") for entry in _folder().iterdir()))
+    files = (entry.name for entry in _folder().iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in files if name.endswith(".toml")))
 
 
 def load_routing(name_or_path: str | Path, seed: int = 0) -> Routing:

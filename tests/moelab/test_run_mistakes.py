@@ -243,10 +243,6 @@ def test_families_that_nobody_knows(run, model, tmp_path, family, said):
             "there is no file or folder 'nowhere/config.json'; give a config.j",
         ),
         (
-            "switch-base-8",  # encoder and decoder
-            "switch-base-8: the runtime has no family 'switch_transformers'; known: dbrx, llama, ",
-        ),
-        (
             "deepseek-v2-lite",  # multi-head latent attention
             "deepseek-v2-lite: the runtime has no family 'deepseek_v2'; known: dbrx, llama, ",
         ),

@@ -111,6 +111,7 @@ def test_a_real_run_is_replayed_task_by_task(ran: Path) -> None:
     assert presets["kernels"] == {
         "experts": "loop",
         "cpu_attention": "native",
+        "cpu_experts": "loop",
         "logits": "last",
         "tile_rows": 64,
         "small_tile_rows": 16,

@@ -63,8 +63,13 @@ def grid(name: str) -> list[Policy]:
 
 @pytest.mark.parametrize("name", sorted(schedules()))
 def test_within_5_percent_of_the_best_of_a_grid(name):
-    found = throughput(SMALL, name, search(SMALL, name))
-    assert found >= 0.95 * max(throughput(SMALL, name, policy) for policy in grid(name))
+    best = max(throughput(SMALL, name, policy) for policy in grid(name))
+    try:
+        found = throughput(SMALL, name, search(SMALL, name))
+    except Infeasible:  # prefetch-all needs room for all experts of two layers
+        assert best == 0.0
+    else:
+        assert found >= 0.95 * best
 
 
 @pytest.mark.parametrize(
