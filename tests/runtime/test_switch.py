@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 
 from runtime.checkpoint import Checkpoint, check_finite
 from runtime.functions import biased_attention
@@ -23,6 +25,9 @@ GEN_LEN = 8
 ALL_SPARSE = {"num_sparse_encoder_layers": 4, "num_sparse_decoder_layers": 2}
 ONE_OF_THREE = {"num_layers": 3, "num_decoder_layers": 3, "num_sparse_encoder_layers": 1}
 NEAR = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
+OVERFLOW = "experts that overflow"
+COUNTS_SEQUENCES = Version(transformers.__version__) >= Version("5.23")
+"""5.17 counts the tokens of an expert otherwise than by sequence, as the paper and 5.23 do."""
 CASES = {
     "every second layer sparse": {},
     "all layers sparse": ALL_SPARSE,
@@ -32,7 +37,7 @@ CASES = {
     "router bias": {"router_bias": True},
     "near positions": NEAR,
     "wide heads": {"num_heads": 3, "d_kv": 40},
-    "experts that overflow": {"expert_capacity": 3, "num_experts": 4} | ALL_SPARSE,
+    OVERFLOW: {"expert_capacity": 3, "num_experts": 4} | ALL_SPARSE,
 }
 
 
@@ -73,6 +78,8 @@ def reference_tokens(model, prompts, gen_len):
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_tokens_are_those_of_transformers(case, tmp_path):
+    if case == OVERFLOW and not COUNTS_SEQUENCES:
+        pytest.skip("this version of transformers counts an expert's tokens differently")
     folder = save_switch(tmp_path, **CASES[case])
     source, model = Checkpoint(folder), switch_reference(folder)
     for prompt, answer in zip(PROMPTS, random_prompts([9, 3, 0, 20, 40, 1], seed=5), strict=True):
