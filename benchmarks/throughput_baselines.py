@@ -103,7 +103,6 @@ def accelerate_system(folder: Path, size: Size, options: DeviceOptions, prompts:
     """accelerate's offload within the budget; the batch is halved until it fits."""
     resident = int(options.gpu_memory_bytes * RESIDENT_SHARE)
     model = offloaded(load(folder, size), resident)
-    system = System(LIBRARY, len(prompts), len(prompts), "max_memory", _never)
 
     def run() -> Timed:
         free_memory()
@@ -119,7 +118,7 @@ def accelerate_system(folder: Path, size: Size, options: DeviceOptions, prompts:
                     raise
                 system.batch = system.micro_batch = -(-system.batch // 2)
 
-    system.run = run
+    system = System(LIBRARY, len(prompts), len(prompts), "max_memory", run)
     return system
 
 
@@ -145,7 +144,3 @@ def computing_with(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _never() -> Timed:
-    raise NotImplementedError

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
-from schedules.movement import exposed_transfer_s, moved_bytes
+from schedules.movement import exposed_transfer_s, moe_block_s, moved_bytes
 from sim.generation import Generation, Phase
 from sim.phase_frame import phase_frame
 
@@ -58,20 +59,12 @@ class Movement:
     def moe_block_s(self) -> float | None:
         """Mean latency of a decoder layer with experts, over the sampled decode steps.
 
-        A layer's block, attention included, is from the end of the layer before (or its own first
-        start) to its last end. None without decode steps or experts.
+        None without decode steps or experts; see `schedules.movement.moe_block_s`.
         """
         layers = self.generation.schedule.node.model.decoder_layers
         moe = [spec.index for spec in layers if spec.is_moe]
         phases = self.phases
         if self.generation.alike and phases:
             phases = [self.generation.step(max(1, self.generation.steps // 2))]
-        spans = [_span(phase, layer) for phase in phases for layer in moe]
-        return float(np.mean(spans)) if spans else None
-
-
-def _span(phase: Phase, layer: int) -> float:
-    own = phase.graph.layer == layer
-    before = (phase.graph.layer == layer - 1) & (layer > 0)  # -1 marks tasks of no layer
-    start = phase.run.end_s[before].max() if before.any() else phase.run.start_s[own].min()
-    return float(phase.run.end_s[own].max() - start)
+        frames = [phase_frame(phase) for phase in phases]
+        return moe_block_s(pd.concat(frames), moe) if frames else None
