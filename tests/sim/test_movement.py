@@ -23,9 +23,19 @@ def test_equals_the_sum_over_all_steps(name):
     assert 0 <= result.exposed_transfer_s < result.makespan_s
 
 
+CACHED = ("on-demand", "switch-base-8", "a100-80g-epyc64", "fixed-16", 8, 1, 1)
+
+
 def test_facts_of_a_cache():
-    question = ("on-demand", "mixtral-8x7b", "gcp-t4-24c", "fixed-8", 6, 1, 1)
-    assert simulate(*question).facts == {}
-    policy = {"cache": "lfu", "cache_ratio": 0.1}
-    found = simulate(*question, policy=policy, routing="zipf:1.5").facts
+    assert simulate(*CACHED).facts == {}
+    found = simulate(*CACHED, policy={"cache_ratio": 0.5}, routing="switch-base-128").facts
     assert 0 < found["hit_rate"] < 1
+
+
+def test_steps_of_a_schedule_with_a_memory_stay_as_they_were():
+    """What a cache holds depends on the steps before: to look at a step must not repeat it."""
+    result = simulate(*CACHED, policy={"cache_ratio": 0.5}, routing="switch-base-128")
+    for step in (5, 2, 1, 7):
+        assert result.generation.step(step).run.makespan_s == result.step_s[step - 1]
+    fresh = simulate(*CACHED, policy={"cache_ratio": 0.5}, routing="switch-base-128")
+    assert fresh.facts == result.facts
