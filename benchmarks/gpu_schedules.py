@@ -41,8 +41,9 @@ TIMELINES, TRACE = "timelines.parquet", "trace.json.gz"
 TRACE_BYTES = 16 << 20
 RESIDENT_SHARE = 0.25  # of the budget: whole layers that accelerate keeps on the GPU
 COMPUTE_SHARE = 0.5  # of the budget: what accelerate's first batch may need for its experts
-LEFT_OUT = {"accelerate", "pre-gated", "decoder-resident"}
-"""Run elsewhere, another function, and the same as GPU-only for models without an encoder."""
+LEFT_OUT = {"accelerate", "decoder-resident"}
+"""Run elsewhere, and the same as GPU-only for models without an encoder. Nor do schedules run that
+change what the model computes."""
 PAGEABLE = ("accelerate", "cgopipe")  # schedules that run from pageable memory
 LEAST_S = 12.0  # a system is not begun with less time left
 LOCKED_BYTES = 1 << 20  # matrices below this stay pageable
@@ -139,7 +140,8 @@ class Runs:
             for name in PAGEABLE:
                 yield Item(name, budget, "pageable")
         yield Item("lock", 0, "")
-        names = [name for name in runnable() if name not in LEFT_OUT]
+        same = [name for name, kind in runnable().items() if kind.change is None]
+        names = [name for name in same if name not in LEFT_OUT]
         names.sort(key=lambda name: name != "cgopipe")
         for budget in self.setup.budgets:
             if budget != first:

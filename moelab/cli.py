@@ -12,6 +12,7 @@ import typer
 
 from moelab import __version__, options, run_options
 from moelab.crossing import crossover
+from moelab.explaining import explain
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
@@ -94,6 +95,7 @@ def simulate(
     gpus: options.Gpus = None,
     seed: options.Seed = 0,
     routing: options.Routing = "uniform",
+    modify: options.ModifierItems = None,
     timeline: Annotated[
         Path | None,
         typer.Option(help="Write the timeline: .html (a page), .parquet (rows), .json (Perfetto)."),
@@ -107,6 +109,7 @@ def simulate(
     """Simulate one schedule over a whole generation: prefill and all decode steps."""
     from moelab.timelines import parse_steps, write_timeline_file
     from reports.tables import results_table
+    from schedules.modifiers import parse_modifiers
     from schedules.policy import parse_assignments
     from sim.api import simulate as run
 
@@ -129,6 +132,7 @@ def simulate(
         gpus,
         seed,
         routing,
+        parse_modifiers(modify or []),
     )
     if timeline is not None:
         phases = parse_steps(steps, result.generation.steps, timeline.suffix)
@@ -153,6 +157,7 @@ def compare(
     gpus: options.Gpus = None,
     seed: options.Seed = 0,
     routing: options.Routing = "uniform",
+    modify: options.ModifierItems = None,
     report: Annotated[
         Path | None,
         typer.Option(help="Write the comparison as one page (.html) that opens offline."),
@@ -162,6 +167,7 @@ def compare(
     """Compare schedules on the same model, machine and workload, each with its best policy."""
     from moelab.timelines import comparison_page
     from reports.tables import results_table
+    from schedules.modifiers import parse_modifiers
     from schedules.policy import parse_assignments
     from sim.api import compare as run
 
@@ -182,6 +188,7 @@ def compare(
         gpus,
         seed,
         routing,
+        parse_modifiers(modify or []),
     )
     found = comparison.to_dict()
     if report is not None:
@@ -217,6 +224,7 @@ def run_(
     random_weights: run_options.RandomWeights = None,
     layers: run_options.Layers = None,
     dtype: run_options.DType = None,
+    predictor: run_options.Predictor = None,
     no_check_weights: run_options.NoCheckWeights = False,
     prompts: run_options.Prompts = None,
     workload: run_options.Workload = None,
@@ -225,6 +233,7 @@ def run_(
     batch: run_options.Batch = None,
     micro_batch: run_options.MicroBatch = None,
     policy: run_options.PolicyItems = None,
+    modify: run_options.ModifierItems = None,
     device: run_options.Device = options.DeviceName.cuda,
     gpu_memory: run_options.GpuMemory,
     host_memory: run_options.HostMemory = None,
@@ -242,6 +251,7 @@ def run_(
 ) -> None:
     """Run a schedule for real: generate tokens within a memory budget, and measure every task."""
     from moelab import running
+    from schedules.modifiers import make_modifiers, parse_modifiers
     from schedules.schedule import find_schedule
     from schedules.workload_presets import load_workload
 
@@ -266,6 +276,8 @@ def run_(
         batch=n,
         micro_batch=mu,
         policy=values,
+        predictor=predictor,
+        modifiers=make_modifiers(parse_modifiers(modify or [])),
         dtype=None if dtype is None else dtype.value,
         sampling=Sampling(temperature, top_k, top_p, seed),
         ignore_eos=ignore_eos,
@@ -321,6 +333,7 @@ def replay(
 
 
 app.command()(crossover)
+app.command()(explain)
 
 
 def _written(path: Path | None) -> list[str]:

@@ -63,6 +63,7 @@ def crossover(
     gpus: options.Gpus = None,
     seed: options.Seed = 0,
     routing: options.Routing = "uniform",
+    modify: options.ModifierItems = None,
     report: Annotated[
         Path | None,
         typer.Option(help="Write both curves as one page (.html) that opens offline."),
@@ -72,6 +73,7 @@ def crossover(
     """Find where the winner of two schedules changes: at which batch, memory, link or prompt."""
     from reports.crossover_page import write_crossover
     from reports.crossover_table import crossover_table, headline, range_lines
+    from schedules.modifiers import parse_modifiers
     from schedules.policy import parse_assignments
     from sim.crossover import crossover as run
 
@@ -93,6 +95,7 @@ def crossover(
         gpus,
         seed,
         routing,
+        parse_modifiers(modify or []),
         amount(start, over, "--from"),
         amount(stop, over, "--to"),
         points,

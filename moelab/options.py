@@ -76,6 +76,15 @@ Routing = Annotated[
         "the `routing.parquet` of a run.",
     ),
 ]
+ModifierItems = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--modify",
+        metavar="KEY=VALUE",
+        help="Change the model or where it lies, as `experts=int4`, `kv=int8`, `keep=6`, "
+        "`skip=0.5`, `ssd=serial` (docs/modifiers.md).",
+    ),
+]
 JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; `-`: standard output."),

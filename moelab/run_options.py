@@ -40,6 +40,14 @@ DType = Annotated[
         rich_help_panel=WEIGHTS,
     ),
 ]
+Predictor = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The trained predictor that names the experts in `sida` (docs/training.md).",
+        rich_help_panel=WEIGHTS,
+    ),
+]
 NoCheckWeights = Annotated[
     bool,
     typer.Option(
@@ -105,6 +113,16 @@ PolicyItems = Annotated[
         "-p",
         metavar="KEY=VALUE",
         help="Policy values: r_w, r_c, r_h (shares on the GPU), A_g (attention there), pinned.",
+        rich_help_panel=POLICY,
+    ),
+]
+ModifierItems = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--modify",
+        metavar="KEY=VALUE",
+        help="Change the model: `experts=int4` or `weights=int8` (packed in groups of `group=64`), "
+        "`skip=0.5` (docs/modifiers.md).",
         rich_help_panel=POLICY,
     ),
 ]

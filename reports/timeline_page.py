@@ -4,6 +4,7 @@ import html
 from pathlib import Path
 
 from reports import units
+from reports.critical import NOTE, outline
 from reports.files import write_text
 from reports.lanes import make_panel
 from reports.page import document, without_tasks, zoomable
@@ -16,19 +17,28 @@ PAGE_TASKS = 200_000
 """Tasks that a page holds one by one, about 50 bytes each; beyond it holds shares of time."""
 
 
-def write_timeline(timeline: Timeline, path: str | Path, limit: int = PAGE_TASKS) -> None:
+def write_timeline(
+    timeline: Timeline,
+    path: str | Path,
+    limit: int = PAGE_TASKS,
+    critical: Timeline | None = None,
+) -> None:
     """Write one timeline as a self-contained HTML page that opens on its steady state.
 
     About `limit` tasks around that view can be seen one by one; for the rest the page holds the
-    shares of time of each op, and says so. Raises `BadInput` when the timeline has no tasks or the
-    file cannot be written.
+    shares of time of each op, and says so. Tasks that are in `critical` are outlined. Raises
+    `BadInput` when the timeline has no tasks or the file cannot be written.
     """
     window = default_window(timeline)
     panel = make_panel(timeline, window, limit)
     figure = stacked_figure(
         [without_tasks(panel)], window, views(timeline, window), op_colours([timeline])
     )
-    sentence = html.escape(" ".join(notes([panel], zooming=True)))
+    sentences = notes([panel], zooming=True)
+    if critical is not None:
+        figure.add_trace(outline(critical, timeline))
+        sentences.append(NOTE)
+    sentence = html.escape(" ".join(sentences))
     body = (
         f"<h1>Timeline</h1>\n<p class='lead'>{html.escape(timeline.name)}</p>\n"
         f"<p class='why'>{_summary(timeline)}</p>\n{zoomable('timeline', figure, [panel])}"

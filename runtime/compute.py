@@ -10,6 +10,7 @@ from runtime.encoder_decoder import cross_attention, decoder_core, encoder_core,
 from runtime.functions import embed, experts, ffn, head, out_projection, qkv, route, shared
 from runtime.functions.norms import norm
 from runtime.lane import Run
+from runtime.predicting import predicted
 from runtime.state import MicroBatchState
 from schedules.issuer import Operands
 from schedules.layout import MATRICES, layer_at
@@ -101,7 +102,7 @@ def whole_ffn(context: Context, task: Task, operands: Operands) -> Run:
         return 0
 
     last = context.is_last(task) and context.world == 1
-    return _both(run, end_of_pass(context, task, operands)) if last else run
+    return in_turn(run, end_of_pass(context, task, operands)) if last else run
 
 
 def gate(context: Context, task: Task, operands: Operands) -> Run:
@@ -109,7 +110,7 @@ def gate(context: Context, task: Task, operands: Operands) -> Run:
     hidden, sink = context.hidden(task, operands), _sink(context, task)
     weights = context.weights.resolve(context.number(task), ("router",), operands.reads)
     lengths = context.lengths(task)
-    ids, gates = _routed(context, task, operands.writes, len(hidden))
+    ids, gates = routed_views(context, task, operands.writes, len(hidden))
 
     def run() -> int:
         with context.ws.scope():
@@ -127,18 +128,19 @@ def chosen_experts(context: Context, task: Task, operands: Operands) -> Run:
     """The experts that a gate has chosen, and the shared ones."""
     arch, ws, hidden = context.arch, context.ws, context.hidden(task, operands)
     weights = context.weights.resolve(context.number(task), FFN, operands.reads)
-    ids, gates = _routed(context, task, operands.reads, len(hidden))
+    ids, gates = routed_views(context, task, operands.reads, len(hidden))
 
     def run() -> int:
         with ws.scope():
             normed = ws.take(hidden.shape, hidden.dtype)
             norm(arch, hidden, weights.vectors["ffn_norm"], normed)
-            experts(arch, weights, normed, ids, gates, hidden, ws)
+            chosen = ws.take(ids.shape, torch.int64).copy_(ids)
+            experts(arch, weights, normed, chosen, gates, hidden, ws)
             shared(arch, weights, normed, hidden, ws)
         return 0
 
     if context.is_last(task):
-        return _both(run, end_of_pass(context, task, operands))
+        return in_turn(run, end_of_pass(context, task, operands))
     return run
 
 
@@ -183,12 +185,20 @@ def advance(state: MicroBatchState, task: Task) -> None:
         state.positions.add_(1)
 
 
-def _routed(
+def routed_views(
     context: Context, task: Task, buffers: Sequence[Buffer], tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where a gate leaves the expert ids (tokens, top_k), and their weights."""
+    """Where a gate leaves the expert ids (tokens, top_k), and their weights.
+
+    Ids take 4 of the 8 bytes that the schedules count for them: so there is room for the weights
+    where they are float32 (Mixtral) and the model's format has 2 bytes. Or where a predictor has
+    named them, in the hash table.
+    """
+    table = next((b for b in buffers if b.kind == "choices"), None)
+    if table is not None:
+        return predicted(context, task, table)
     buffer, k = context.only(buffers, "routed"), context.arch.spec.top_k
-    ids = context.memory.view(buffer, (tokens, k), torch.int64)
+    ids = context.memory.view(buffer, (tokens, k), torch.int32)
     dtype = context.arch.gate_dtype
     return ids, context.memory.view(buffer, (tokens, k), dtype, ids.nbytes)
 
@@ -198,7 +208,9 @@ def _sink(context: Context, task: Task) -> Callable[[torch.Tensor], None] | None
     return context.log.sink(task.layer, task.micro_batch) if spec.is_moe else None
 
 
-def _both(first: Run, second: Run) -> Run:
+def in_turn(first: Run, second: Run) -> Run:
+    """One after the other."""
+
     def run() -> int:
         first()
         return second()
@@ -208,9 +220,9 @@ def _both(first: Run, second: Run) -> Run:
 
 def whole_layer(context: Context, task: Task, operands: Operands) -> Run:
     """Attention, then the FFN."""
-    return _both(attention(context, task, operands), whole_ffn(context, task, operands))
+    return in_turn(attention(context, task, operands), whole_ffn(context, task, operands))
 
 
 def after_attention(context: Context, task: Task, operands: Operands) -> Run:
     """Output projection, then the FFN."""
-    return _both(project_out(context, task, operands), whole_ffn(context, task, operands))
+    return in_turn(project_out(context, task, operands), whole_ffn(context, task, operands))

@@ -10,13 +10,15 @@ from torch import Tensor
 from runtime.architecture import Architecture
 from runtime.device import Device
 from runtime.device_weights import DeviceWeights
+from runtime.gate_log import GateLog
 from runtime.kv import KVLayout
 from runtime.memory import Memory
 from runtime.position_biases import PositionBiases
+from runtime.predictor import PredictorNetwork
 from runtime.routing_log import RoutingLog
 from runtime.state import MicroBatchState
 from runtime.workspace import Workspace
-from schedules.contents import KVSpan
+from schedules.contents import KVSpan, Packed
 from schedules.issuer import Operands
 from schedules.task import Buffer, Task
 
@@ -38,6 +40,7 @@ class Context:
     threads: that compute for the (host) device, and for the CPU's attention.
     rank, world: of tensor-parallel GPUs.
     biases: of the stacks of a model with an encoder.
+    predictor: that names the experts in place of the routers (SiDA).
     """
 
     arch: Architecture
@@ -54,6 +57,9 @@ class Context:
     rank: int = 0
     world: int = 1
     biases: PositionBiases | None = None
+    predictor: PredictorNetwork | None = None
+    gates: GateLog = field(default_factory=GateLog)
+    packed: dict[int, Packed] = field(default_factory=dict)  # what places of packed experts hold
     cached: dict[int, KVSpan] = field(default_factory=dict)  # what visiting KV blocks hold
     parts: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # cache parts found before
 

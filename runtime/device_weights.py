@@ -12,6 +12,7 @@ from torch import Tensor
 
 from runtime.memory import Memory
 from runtime.pieces import LayerWeights, Piece, merge_pieces
+from runtime.unpacker import Unpacker
 from runtime.weights import WeightSource
 from schedules.contents import Span
 from schedules.errors import MoelabError
@@ -51,6 +52,7 @@ class DeviceWeights:
         self.memory = memory
         self.model: ModelSpec = memory.model
         self.dtype: torch.dtype = source.architecture.dtype
+        self.unpacker: Unpacker | None = None  # where weights are packed
         self.static: dict[tuple[int, str], list[Piece]] = {}
         self.pinned: dict[tuple[int, str], list[Piece]] = {}  # page-locked copies on the host
         self.contents: dict[int, Span] = {}
@@ -87,36 +89,43 @@ class DeviceWeights:
                 ]
             else:
                 self._check_staged(source, span)
-                size = self.memory.span_bytes([span])
-                shape = (size // self.dtype.itemsize,)
-                pairs = [
-                    (
-                        self.memory.view(target, shape, self.dtype),
-                        self.memory.view(source, shape, self.dtype),
-                    )
-                ]
+                shape = (self.memory.span_bytes([span]),)
+                staged = (self.memory.view(b, shape, torch.uint8) for b in (target, source))
+                pairs = [(next(staged), next(staged))]
             self._plans[key] = pairs
         else:
             self._check_staged(source, span)
         return self._plans[key]
 
-    def resolve(self, layer: int, names: Sequence[str], reads: Sequence[Buffer]) -> LayerWeights:
+    def resolve(
+        self,
+        layer: int,
+        names: Sequence[str],
+        reads: Sequence[Buffer],
+        some_experts: bool = False,
+    ) -> LayerWeights:
         """The named matrices of a layer, from what is resident and what the buffers hold.
 
-        Raises `MoelabError` when rows of other matrices than the experts' are missing.
+        `some_experts`: not all experts are meant. Raises `MoelabError` when rows of other matrices
+        than the experts' are missing.
         """
         loaded = tuple(
             (buffer, span)
             for buffer in reads
             if (span := self.contents.get(id(buffer))) is not None and span.layer == layer
         )
-        key = (layer, tuple(names), tuple((id(buffer), span) for buffer, span in loaded))
+        held = tuple((id(buffer), span) for buffer, span in loaded)
+        key = (layer, tuple(names), held, some_experts)
         if key not in self._resolved:
-            self._resolved[key] = self._resolve(layer, names, loaded)
+            self._resolved[key] = self._resolve(layer, names, loaded, some_experts)
         return self._resolved[key]
 
     def _resolve(
-        self, layer: int, names: Sequence[str], loaded: Sequence[tuple[Buffer, Span]]
+        self,
+        layer: int,
+        names: Sequence[str],
+        loaded: Sequence[tuple[Buffer, Span]],
+        some_experts: bool,
     ) -> LayerWeights:
         every = self._matrices(layer)
         found = {name: list(self.static.get((layer, name), ())) for name in names if name in every}
@@ -124,7 +133,7 @@ class DeviceWeights:
             for name, piece in self._rows_in(buffer, span):
                 if name in found:
                     found[name].append(piece)
-        chosen_only = any(span.part == "expert" for _, span in loaded)
+        chosen_only = some_experts or any(span.part == "expert" for _, span in loaded)
         pieces = {name: merge_pieces(parts) for name, parts in found.items()}
         for name, parts in pieces.items():
             there = sum(piece.stop - piece.start for piece in parts)
@@ -133,7 +142,7 @@ class DeviceWeights:
                     f"layer {layer} has {there} of {every[name].rows} rows of its matrix '{name}' "
                     "on the device: the schedule did not bring them"
                 )
-        return LayerWeights(pieces, self.vectors[layer])
+        return LayerWeights(pieces, self.vectors[layer], self.unpacker)
 
     # -- rows and copies ------------------------------------------------------------------------
 
@@ -147,8 +156,11 @@ class DeviceWeights:
         """The rows of a span, one after the other in a buffer, from `offset` bytes on."""
         every, placed = self._matrices(span.layer), []
         for rows in rows_of(self.model, span, self.memory.shards):
-            shape = (rows.stop - rows.start, every[rows.matrix].cols)
-            tensor = self.memory.view(buffer, shape, self.dtype, offset)
+            n, matrix = rows.stop - rows.start, every[rows.matrix]
+            if matrix.bits is None:
+                tensor = self.memory.view(buffer, (n, matrix.cols), self.dtype, offset)
+            else:
+                tensor = self.memory.view(buffer, (n, matrix.row_bytes), torch.uint8, offset)
             placed.append((rows.matrix, Piece(rows.start, rows.stop, tensor)))
             offset += tensor.nbytes
         return placed

@@ -51,6 +51,9 @@ class Binder(Protocol):
     def expert_ids(self, gate: Task) -> NDArray[np.int64]:
         """What a gate that has run has chosen, shape (tokens, top_k)."""
 
+    def gate_weights(self, gate: Task) -> NDArray[np.float64] | None:
+        """Weights of its choices, in the same order; None for a gate that keeps none."""
+
     def check_step(self, step: int) -> None:
         """Raise `MoelabError` where the program has not computed all of a step."""
 
@@ -202,6 +205,10 @@ class Executor(RecordingIssuer):
     def _routing(self, gate: Task) -> NDArray[np.int64]:
         assert self.binder is not None
         return self.binder.expert_ids(gate)
+
+    def gate_weights(self, gate: Task) -> NDArray[np.float64] | None:
+        assert self.binder is not None
+        return self.binder.gate_weights(gate)
 
     def check(self) -> None:
         """Raise the error of the first task that failed."""

@@ -27,6 +27,12 @@ PASSES = {
     "prefill_ffn": FFN,
     "gate": (1, 1),
     "experts": FFN,
+    "scored_gate": (1, 1),
+    "mixed_experts": FFN,
+    "some_experts": (1, 1),
+    "shared_experts": (1, 1),
+    "send_tokens": (1, 1),
+    "combine": FFN,
     "head": (2, 2),
 }
 """Where an operation finds the hidden states, and where it leaves them: 0 before its layer, 1 after
@@ -40,11 +46,15 @@ NEEDS = {
     "post_attention": "attended",
     "out_projection": "attended",
     "experts": "routed",
+    "mixed_experts": "routed",
+    "some_experts": "routed",
+    "send_tokens": "routed",
 }
 MAKES = {
     "pre_attention": "qkv",
     "cpu_attention": "attended",
     "gate": "routed",
+    "scored_gate": "routed",
     "pre_gate": "routed",  # of a later layer, from the hidden states of this one
 }
 COPIES = {"offload_qkv", "load_attended", "load_hidden", "store_hidden"}
@@ -88,7 +98,8 @@ class Ledger:
         op = task.op
         if op in PASSES:
             self._pass(task, operands)
-        if op in NEEDS:
+        by_predictor = op == "experts" and self._one(operands.reads, "choices") is not None
+        if op in NEEDS and not by_predictor:  # `predicting` looks after these
             buffer = self._one(operands.reads, NEEDS[op])
             self._need(task, buffer, _made(NEEDS[op], task), self.held)
         if op in MAKES:

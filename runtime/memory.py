@@ -136,8 +136,8 @@ class Memory:
         for span in spans:
             matrices = layer_matrices(self.model, layer_at(self.model, span.layer), self.shards)
             for rows in rows_of(self.model, span, self.shards):
-                total += (rows.stop - rows.start) * matrices[rows.matrix].cols
-        return total * self.model.bytes_per_parameter
+                total += (rows.stop - rows.start) * matrices[rows.matrix].row_bytes
+        return total
 
     def _slack(self) -> tuple[int, int]:
         """Bytes of the longest row, and of the longest sequence."""
@@ -146,5 +146,5 @@ class Memory:
             for layer in self.model.decoder_layers
             for matrix in layer_matrices(self.model, layer, self.shards).values()
         ]
-        row = max(matrix.cols for matrix in matrices) * self.model.bytes_per_parameter
+        row = max(matrix.row_bytes for matrix in matrices)
         return row, self.layout.longest_bytes

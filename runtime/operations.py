@@ -9,8 +9,14 @@ from runtime import compute, parallel
 from runtime.attention import cpu_attention
 from runtime.context import Context
 from runtime.copies import COPIES
+from runtime.cpu_experts import cpu_experts, load_outputs, send_tokens
+from runtime.expert_parts import combine, shared_experts, some_experts
 from runtime.lane import Run
 from runtime.ledger import Ledger
+from runtime.mixed_precision import mixed_experts, scored_gate, stacked_gate
+from runtime.packed_experts import load_packed_expert
+from runtime.part_sums import note_asked
+from runtime.predicting import load_choices, predict, predict_experts
 from schedules.errors import MoelabError, suggest
 from schedules.issuer import Operands
 from schedules.task import Buffer, Task
@@ -41,8 +47,21 @@ OPERATIONS: Mapping[str, Callable[[Context, Task, Operands], Run]] = {
     "prefill_ffn": compute.whole_ffn,
     "gate": compute.gate,
     "pre_gate": compute.gate,
+    "scored_gate": scored_gate,
+    "stacked_gate": stacked_gate,
     "synchronise": nothing,
     "experts": compute.chosen_experts,
+    "load_packed_expert": load_packed_expert,
+    "mixed_experts": mixed_experts,
+    "some_experts": some_experts,
+    "shared_experts": shared_experts,
+    "send_tokens": send_tokens,
+    "cpu_experts": cpu_experts,
+    "load_outputs": load_outputs,
+    "combine": combine,
+    "predict": predict,
+    "predict_experts": predict_experts,
+    "load_choices": load_choices,
     "all_gather": nothing,
     "all_reduce": parallel.all_reduce,
     "head": parallel.sharded_head,
@@ -79,4 +98,11 @@ class Operations:
 
     def expert_ids(self, gate: Task) -> NDArray[np.int64]:
         """What a gate that has run has chosen, shape (tokens, top_k)."""
+        if gate.op == "stacked_gate":  # of a layer whose own gate has not run yet
+            return self.context.gates.ids(gate)
+        note_asked(self.context, gate)
         return self.context.log.gate(gate.layer, gate.micro_batch)
+
+    def gate_weights(self, gate: Task) -> NDArray[np.float64] | None:
+        """Weights of its choices, in the same order; None for a gate that keeps none."""
+        return self.context.gates.weights(gate)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from runtime.unpacker import Unpacker
 from schedules.errors import MoelabError
 
 
@@ -30,10 +31,12 @@ class LayerWeights:
     matrices: pieces of each matrix by name, sorted, without overlaps. Experts are stacked: expert e
         of a matrix with r rows has rows [e r, (e + 1) r). Rows may be missing if nobody uses them.
     vectors: norms, biases and gates by name.
+    unpacker: writes packed matrices out, row by row; None where none is packed.
     """
 
     matrices: Mapping[str, tuple[Piece, ...]]
     vectors: Mapping[str, Tensor]
+    unpacker: Unpacker | None = None
 
     @property
     def is_moe(self) -> bool:
@@ -43,6 +46,9 @@ class LayerWeights:
     def rows(self, name: str, start: int, stop: int) -> Iterator[Piece]:
         """The pieces of rows [start, stop) of a matrix, cut to that range, in order.
 
+        Those of a packed matrix are written out in the model's format, each where the one before
+        was: use a piece before asking for the next.
+
         Raises `MoelabError` where some of these rows are not at hand.
         """
         pieces = self.matrices.get(name, ())
@@ -51,17 +57,22 @@ class LayerWeights:
             if piece.start > at or at >= stop:
                 break
             until = min(piece.stop, stop)
-            yield Piece(at, until, piece.tensor[at - piece.start : until - piece.start])
+            part = Piece(at, until, piece.tensor[at - piece.start : until - piece.start])
+            if self.unpacker is not None and part.tensor.dtype == torch.uint8:
+                for first, rows in self.unpacker.unpacked(name, part.tensor):
+                    yield Piece(at + first, at + first + len(rows), rows)
+            else:
+                yield part
             at = until
         if at < stop:
             raise MoelabError(f"rows {at} to {stop} of matrix '{name}' are not on the device")
 
     def whole(self, name: str) -> Tensor | None:
-        """A matrix that lies in one contiguous piece from row 0; None if it is cut."""
+        """A matrix that lies in one contiguous piece from row 0; None if it is cut, or packed."""
         pieces = self.matrices[name]
         if len(pieces) != 1 or pieces[0].start or not pieces[0].tensor.is_contiguous():
             return None
-        return pieces[0].tensor
+        return None if pieces[0].tensor.dtype == torch.uint8 else pieces[0].tensor
 
 
 def merge_pieces(pieces: Iterable[Piece]) -> tuple[Piece, ...]:

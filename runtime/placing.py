@@ -72,6 +72,16 @@ def check_schedule(kind: type[Schedule], policy: Policy, gpus: int) -> None:
             f"those that run: {', '.join(runnable())}"
         )
     kind.check(policy, gpus)
+    if policy.accuracy is not None:
+        raise BadInput(
+            f"policy: accuracy = {policy.accuracy} says how often simulated predictions are right; "
+            "real ones are as right as they are: leave it out"
+        )
+    if policy.deferred:
+        raise BadInput(
+            f"policy: deferred = {policy.deferred} changes what '{kind.name}' computes, which is "
+            "simulated only; the runtime takes deferred = 0"
+        )
     if gpus > 1 and kind.multi_gpu != "tensor":
         raise BadInput(
             f"schedule '{kind.name}' runs on one GPU; on several only tensor-parallel ones run"

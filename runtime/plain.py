@@ -11,21 +11,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from runtime.changes import Change
 from runtime.functions import (
     decode_attention,
     embed,
-    experts,
     ffn,
     head,
     out_projection,
     prefill_attention,
     qkv,
-    route,
-    shared,
 )
-from runtime.functions.norms import norm
-from runtime.functions.router import Routed
-from runtime.pieces import LayerWeights
 from runtime.weights import WeightSource, layer_weights
 from runtime.workspace import Workspace
 from schedules.errors import BadInput
@@ -50,18 +45,18 @@ def plain_generate(
     prompts: Sequence[Sequence[int]],
     gen_len: int,
     sampler: Sampler = greedy,
-    level: int = 0,
+    change: Change | None = None,
 ) -> list[list[int]]:
     """`gen_len` tokens for each prompt, whether or not one of them ends the sequence.
 
-    `level`: how many blocks with experts ahead a gate names experts (Pre-gated MoE); 0: its own.
+    `change`: what a method computes instead of the layers' own FFNs with experts.
 
     Raises `BadInput` for a prompt without tokens, a token that is not in the vocabulary, and a
     sequence longer than the model's context.
     """
     _check(source, prompts, gen_len)
     with torch.inference_mode():
-        model = _Plain(source, [len(p) for p in prompts], gen_len, level)
+        model = Plain(source, [len(p) for p in prompts], gen_len, change)
         requests = torch.arange(len(prompts))
         hidden = model.prefill([token for prompt in prompts for token in prompt])
         last = torch.tensor([len(p) for p in prompts]).cumsum(0) - 1
@@ -72,26 +67,30 @@ def plain_generate(
         return torch.stack(tokens, dim=1).tolist()
 
 
-def plain_logits(source: WeightSource, ids: Sequence[int], level: int = 0) -> Tensor:
+def plain_logits(source: WeightSource, ids: Sequence[int], change: Change | None = None) -> Tensor:
     """Logits (t, vocab_size) of every position of one sequence of t tokens; dtype of the model.
 
-    `level`: see `plain_generate`.
+    `change`: see `plain_generate`.
     """
     _check(source, [ids], 0)
     with torch.inference_mode():
-        model = _Plain(source, [len(ids)], 0, level)
+        model = Plain(source, [len(ids)], 0, change)
         return model.logits(model.prefill(list(ids)))
 
 
-class _Plain:
+class Plain:
     """All layers in host memory, and a KV cache with room for every sequence."""
 
     def __init__(
-        self, source: WeightSource, lengths: list[int], gen_len: int, level: int = 0
+        self,
+        source: WeightSource,
+        lengths: list[int],
+        gen_len: int,
+        change: Change | None = None,
     ) -> None:
         self.arch, self.source, self.lengths = source.architecture, source, lengths
-        blocks = [spec.index for spec in self.arch.spec.decoder_layers if spec.is_moe]
-        self.ahead = dict(zip(blocks, blocks[level:], strict=False)) if level else {}
+        self.change = change or Change()
+        self.blocks = [spec.index for spec in self.arch.spec.decoder_layers if spec.is_moe]
         self.layers = [layer_weights(source, i) for i in range(self.arch.spec.n_layers)]
         capacities = torch.tensor(lengths) + gen_len
         self.offsets = (capacities.cumsum(0) - capacities).tolist()
@@ -136,32 +135,18 @@ class _Plain:
         packed = torch.empty(len(ids), arch.qkv_size, dtype=arch.dtype)
         attended = torch.empty(len(ids), arch.query_size, dtype=arch.dtype)
         embed(self.source.embedding(), ids, hidden)
-        named: dict[int, Routed] = {}  # by the layer whose experts they are
+        self.change.begin(self, ids, positions)
         for layer, (w, (keys, values)) in enumerate(zip(self.layers, self.cache, strict=True)):
             qkv(arch, w, hidden, positions, packed, ws)
             new = packed[:, arch.query_size :].view(len(ids), 2, *keys.shape[1:])
             keys[slots], values[slots] = new[:, 0], new[:, 1]
             attend(packed, attended, keys, values)
             out_projection(arch, w, attended, hidden, ws)
-            if layer in self.ahead:
-                target = self.ahead[layer]
-                with ws.scope():
-                    chosen = route(arch, self.layers[target], hidden, ws)
-                    named[target] = Routed(*(part.clone() for part in chosen))
-            if layer in named:
-                self._named_ffn(w, hidden, named.pop(layer))
+            if w.is_moe:
+                self.change.ffn(self, layer, hidden)
             else:
                 ffn(arch, w, hidden, ws)
         return hidden
-
-    def _named_ffn(self, w: LayerWeights, hidden: Tensor, chosen: Routed) -> None:
-        """The FFN with experts that an earlier block's gate has named."""
-        arch, ws = self.arch, self.workspace
-        with ws.scope():
-            normed = ws.take(hidden.shape, hidden.dtype)
-            norm(arch, hidden, w.vectors["ffn_norm"], normed)
-            experts(arch, w, normed, chosen.ids, chosen.gates, hidden, ws)
-            shared(arch, w, normed, hidden, ws)
 
     def logits(self, rows: Tensor) -> Tensor:
         """Logits (n, vocab_size) of hidden states (n, H)."""

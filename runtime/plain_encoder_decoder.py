@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from runtime.architecture_shapes import n_layers
+from runtime.changes import Change
 from runtime.functions import (
     attend_runs,
     cross_keys,
@@ -48,25 +49,31 @@ class PlainEncoderDecoder:
     """
 
     def __init__(
-        self, source: WeightSource, prompts: Sequence[Sequence[int]], gen_len: int
+        self,
+        source: WeightSource,
+        prompts: Sequence[Sequence[int]],
+        gen_len: int,
+        change: Change | None = None,
     ) -> None:
         arch = source.architecture
         if arch.encoder_decoder is None:
             raise BadInput(f"{arch.spec.name} has no encoder; give it to runtime.plain")
         check_tokens(prompts, arch.spec.vocab_size)
         self.arch, self.source, self.traits = arch, source, arch.encoder_decoder
-        weights = [layer_weights(source, number) for number in range(n_layers(arch))]
-        self.decoder, self.encoder = weights[: arch.spec.n_layers], weights[arch.spec.n_layers :]
+        self.change = change or Change()
+        self.layers = [layer_weights(source, number) for number in range(n_layers(arch))]
+        self.n_decoder = arch.spec.n_layers  # the encoder's layers follow
+        self.blocks = [spec.index for spec in arch.spec.decoder_layers if spec.is_moe]
         self.lengths = [len(prompt) for prompt in prompts]
         self.offsets = list(accumulate(self.lengths, initial=0))[:-1]
         self.ids = torch.tensor([token for prompt in prompts for token in prompt])
         heads = (arch.n_kv_heads, arch.head_dim)
-        own = (len(self.decoder), 2, len(prompts) * gen_len, *heads)
+        own = (self.n_decoder, 2, len(prompts) * gen_len, *heads)
         self.first = [gen_len * number for number in range(len(prompts))]  # rows of `own`
         self.own = torch.zeros(own, dtype=arch.dtype)  # keys and values of what was generated
-        crossed = (len(self.decoder), 2, len(self.ids), *heads)
+        crossed = (self.n_decoder, 2, len(self.ids), *heads)
         self.crossed = torch.zeros(crossed, dtype=arch.dtype)  # and of the encoded prompts
-        vectors = [w.vectors for w in weights]
+        vectors = [w.vectors for w in self.layers]
         self.biases = position_biases(arch, vectors, max(self.lengths), gen_len)
         self.workspace = Workspace.of_size(self._workspace_bytes() + SMALL_BYTES)
 
@@ -79,15 +86,20 @@ class PlainEncoderDecoder:
         assert self.biases is not None
         positions = torch.cat([torch.arange(n) for n in self.lengths])
         embed(self.source.encoder_embedding(), self.ids, hidden)
-        for w in self.encoder:
+        self.change.begin(self, self.ids, positions)
+        for number, w in enumerate(self.layers[self.n_decoder :], start=self.n_decoder):
             qkv(arch, w, hidden, positions, packed, ws)
             encoder_attention(arch, packed, self.lengths, self.biases.encoder, attended)
             out_projection(arch, w, attended, hidden, ws)
-            ffn(arch, w, hidden, ws, lengths=self.lengths)
+            if w.is_moe:
+                self.change.ffn(self, number, hidden, self.lengths)
+            else:
+                ffn(arch, w, hidden, ws)
         scale = self.source.encoder_norm()
         assert scale is not None
         norm(arch, hidden, scale, hidden)
-        for w, (keys, values) in zip(self.decoder, self.crossed, strict=True):
+        decoder = self.layers[: self.n_decoder]
+        for w, (keys, values) in zip(decoder, self.crossed, strict=True):
             cross_keys(w, hidden, keys.view(t, -1), values.view(t, -1))
         return hidden
 
@@ -100,10 +112,15 @@ class PlainEncoderDecoder:
         arch, ws, n = self.arch, self.workspace, len(ids)
         hidden = torch.empty(n, arch.hidden_size, dtype=arch.dtype)
         embed(self.source.embedding(), ids, hidden)
-        for w, own, crossed in zip(self.decoder, self.own, self.crossed, strict=True):
+        self.change.begin(self, ids, torch.full((n,), position))
+        for number, (own, crossed) in enumerate(zip(self.own, self.crossed, strict=True)):
+            w = self.layers[number]
             self._attend_own(w, hidden, own, position)
             self._attend_prompt(w, hidden, crossed)
-            ffn(arch, w, hidden, ws)
+            if w.is_moe:
+                self.change.ffn(self, number, hidden)
+            else:
+                ffn(arch, w, hidden, ws)
         table = self.source.head()
         logits = torch.empty(n, len(table), dtype=arch.dtype)
         head(arch, table, self.source.final_norm(), hidden, logits, ws)
@@ -145,13 +162,16 @@ def generate(
     prompts: Sequence[Sequence[int]],
     gen_len: int,
     sampler: Sampler = greedy,
+    change: Change | None = None,
 ) -> list[list[int]]:
     """`gen_len` tokens for each prompt, whether or not one of them ends the sequence.
+
+    `change`: what a method computes instead of the layers' own FFNs with experts.
 
     Raises `BadInput` as `PlainEncoderDecoder` does.
     """
     with torch.inference_mode():
-        model = PlainEncoderDecoder(source, prompts, gen_len)
+        model = PlainEncoderDecoder(source, prompts, gen_len, change)
         model.prefill()
         requests, ids, tokens = torch.arange(len(prompts)), model.start(), []
         for position in range(gen_len):
@@ -160,10 +180,15 @@ def generate(
         return torch.stack(tokens, dim=1).tolist()
 
 
-def forced_logits(source: WeightSource, prompt: Sequence[int], ids: Sequence[int]) -> Tensor:
+def forced_logits(
+    source: WeightSource,
+    prompt: Sequence[int],
+    ids: Sequence[int],
+    change: Change | None = None,
+) -> Tensor:
     """Logits (t + 1, vocab_size) before each of the t tokens `ids` of an answer, and after them."""
     with torch.inference_mode():
-        model = PlainEncoderDecoder(source, [prompt], len(ids) + 1)
+        model = PlainEncoderDecoder(source, [prompt], len(ids) + 1, change)
         model.prefill()
         read = [model.start(), *torch.tensor([[token] for token in ids], dtype=torch.int64)]
         return torch.cat([model.decode(token, position) for position, token in enumerate(read)])

@@ -28,8 +28,11 @@ def question(
     dtype: DType,
     device: str,
     n_gpus: int,
+    modifiers: Mapping[str, Any],
+    predictor: str | None = None,
 ) -> dict[str, Any]:
-    """What decides the tokens, bit for bit. `checkpoint` is from one of the functions below."""
+    """What decides the tokens, bit for bit. `checkpoint` is from one of the functions below, and
+    `predictor` names the one that takes the place of the routers."""
     return {
         "schedule": schedule,
         "policy": policy.model_dump(),
@@ -42,6 +45,8 @@ def question(
         "dtype": dtype,
         "device": device,
         "n_gpus": n_gpus,
+        "modifiers": dict(modifiers),
+        "predictor": predictor,
     }
 
 
@@ -87,7 +92,7 @@ def first_difference(now: Question, before: Question) -> str | None:
             if inner is not None:
                 return f"{key} {inner}"
         elif old != new:
-            if key in ("checkpoint", "prompts"):
-                return f"the {key} {'is' if key == 'checkpoint' else 'are'} not the same"
+            if key in ("checkpoint", "prompts", "predictor"):
+                return f"the {key} {'are' if key == 'prompts' else 'is'} not the same"
             return f"{key} was {old}, now it is {new}"
     return None

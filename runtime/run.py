@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runtime.architecture import Architecture
 from runtime.batches import Batch, policy_for, split
+from runtime.changes import change_of
 from runtime.checkpoint import Checkpoint, check_finite
 from runtime.device import DeviceOptions, open_device
 from runtime.distributed import process_group
@@ -17,9 +18,12 @@ from runtime.generate import Generated, Interrupted, generate
 from runtime.journal import Finished, Journal, check_folder
 from runtime.outcome import Asked, measured_result
 from runtime.placing import KERNELS, check_memory, check_schedule
+from runtime.predictor import PredictorNetwork, check_predictor
+from runtime.predictor_files import predictor_identity, random_predictor, read_predictor
 from runtime.profile import profiled
 from runtime.progress import Meter, progress_bar
 from runtime.prompts import Prompts, draw_prompts, read_prompts
+from runtime.quantised import Quantised, changed_architecture
 from runtime.question import folder_identity, question, random_identity
 from runtime.random_weights import RandomWeights
 from runtime.run_options import Output, Question
@@ -27,6 +31,7 @@ from runtime.sampling import make_sampler
 from runtime.session import Session
 from runtime.tokenizer import load_tokenizer
 from runtime.verify import Verification, plain_reference, transformers_reference, verify
+from runtime.verify_decided import Decided, verify_decided
 from runtime.weights import WeightSource
 from schedules.errors import BadInput, Infeasible, MoelabError, in_gb
 from schedules.model import ModelSpec
@@ -95,18 +100,23 @@ class _Run:
     world: int
     doing: Doing
     pinned: bool | None = None  # host memory of the last session
+    decided: Decided = field(default_factory=Decided)
 
     def run(self) -> Outcome | None:
         asked = self.asked
-        self.arch = self._architecture()
+        self.plain_arch = self._architecture()
+        self.arch = self._modified_architecture()
         self.tokenizer = load_tokenizer(asked.checkpoint)
         self.prompts = self._prompts()
         self.gen_len = self._gen_len()
         self.policy = self._policy()
         self._check()
-        self.source = self._source()
+        self.predictor = self._predictor()
+        source = self._source()
         if self.output.check_weights and asked.checkpoint is not None:
-            check_finite(self.source)
+            check_finite(source)
+        changed = self.arch.spec != self.plain_arch.spec
+        self.source = Quantised(source, self.arch) if changed else source
         self.eos = () if asked.ignore_eos else self.arch.eos_token_ids
         if self.rank:
             self._follow()
@@ -119,10 +129,6 @@ class _Run:
         self.prompts.check_context(self.gen_len, spec.max_context, spec.name)
         self.arch.check_context(longest + self.gen_len)
         check_schedule(self.kind, self.policy, self.world)
-        if self.output.verify and self.kind.gates_ahead(self.policy) and spec.is_encoder_decoder:
-            raise BadInput(
-                f"--verify has no plain {spec.name} whose gates look ahead; leave it out"
-            )
         if self.world > 1:
             self.arch.sharded(self.rank, self.world)
         open_device(self.options)
@@ -183,8 +189,10 @@ class _Run:
             sampler,
             self.rank,
             self.world,
+            predictor=self.predictor,
         )
         self.pinned = session.schedule.node.pinned
+        self.decided.note(batch, session.schedule)
         return session
 
     # -- the question ---------------------------------------------------------------------------
@@ -201,11 +209,34 @@ class _Run:
             spec = validated(ModelSpec, dict(spec) | {"dtype": asked.dtype}, spec.name)
         return Architecture.from_spec(spec)
 
+    def _modified_architecture(self) -> Architecture:
+        asked = self.asked.modifiers
+        if asked.ssd is not None:
+            raise BadInput("the runtime keeps weights in host memory; 'ssd' is simulated only")
+        if self.world > 1 and (asked.weights or asked.experts):
+            raise BadInput("packed weights run on one GPU; leave their modifiers out")
+        return changed_architecture(self.plain_arch, asked.applied(self.plain_arch.spec))
+
     def _source(self) -> WeightSource:
         asked = self.asked
         if asked.checkpoint is not None:
             return Checkpoint(asked.checkpoint, asked.dtype)
-        return RandomWeights(self.arch, asked.sampling.seed)
+        return RandomWeights(self.plain_arch, asked.sampling.seed)
+
+    def _predictor(self) -> PredictorNetwork | None:
+        """What names the experts in place of the routers, if something does."""
+        file, found = self.asked.predictor, None
+        if file is not None:
+            found = read_predictor(file, self.arch.spec)
+        elif self.asked.checkpoint is None and self.kind.change == "predicted":
+            found = random_predictor(self.arch.spec, self.asked.sampling.seed)
+        check_predictor(self.kind, found)
+        return found
+
+    def _predictor_identity(self) -> str | None:
+        if self.asked.predictor is not None:
+            return predictor_identity(self.asked.predictor)
+        return None if self.predictor is None else f"random, seed {self.asked.sampling.seed}"
 
     def _check_host_memory(self) -> None:
         spec, there = self.arch.spec, self.options.host_memory_bytes
@@ -258,6 +289,8 @@ class _Run:
             spec.dtype,
             self.options.device,
             self.world,
+            asked.modifiers.told(),
+            self._predictor_identity(),
         )
 
     # -- results --------------------------------------------------------------------------------
@@ -286,6 +319,7 @@ class _Run:
             "n_gpus": self.world,
             "host_memory_pinned": self.pinned,
             "kernels": asdict(KERNELS),
+            "modifiers": asked.modifiers.told(),
             "model_spec": spec.model_dump(mode="json"),
             "prompt_lengths": list(self.prompts.lengths),
             "link_bytes_per_s": options.link_bytes_per_s,
@@ -297,15 +331,29 @@ class _Run:
     def _verify(self, sequences: Sequence[Finished]) -> Verification | None:
         if not self.output.verify:
             return None
+        if self.kind.change == "mixed-precision":
+            return self._verify_decided(sequences)
         spec, folder = self.arch.spec, self.asked.checkpoint
-        level = self.kind.gates_ahead(self.policy)
         reference = (
-            plain_reference(self.source, level)
-            if folder is None or level
+            plain_reference(self.source, lambda: change_of(self.kind, self.policy, self.predictor))
+            if folder is None or self.kind.change or self.asked.modifiers.told()
             else transformers_reference(folder, spec.dtype)
         )
         found = verify(
             reference, self.prompts.token_ids, sequences, self.gen_len, self.eos, spec.dtype
+        )
+        write_json(self.output.folder / VERIFICATION, found.to_dict())
+        return found
+
+    def _verify_decided(self, sequences: Sequence[Finished]) -> Verification:
+        """By the decisions of this run."""
+        found = verify_decided(
+            self.decided,
+            self.source,
+            self.prompts.token_ids,
+            sequences,
+            self.gen_len,
+            self.eos,
         )
         write_json(self.output.folder / VERIFICATION, found.to_dict())
         return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from runtime.sampling_settings import Sampling
 from schedules.errors import BadInput
+from schedules.modifiers import Modifiers
 from schedules.task import DType
 from schedules.workload import Workload
 
@@ -22,7 +23,10 @@ class Question:
         which the first `layers` are taken (None: all).
     prompts: a JSONL file; or a workload, of which `batch` prompts are drawn.
     gen_len: tokens to generate for each prompt; None: the workload's.
+    modifiers: what is changed of the model.
     batch, micro_batch, policy: N (None: all prompts), mu (None: four micro-batches), other values.
+    predictor: a file of `runtime.predictor_files`, for schedules in which one names the experts;
+        None with random weights: a random one.
     dtype: of weights, activations and cache; None: the model's own.
     ignore_eos: generate `gen_len` tokens whatever they are.
     """
@@ -37,6 +41,8 @@ class Question:
     batch: int | None = None
     micro_batch: int | None = None
     policy: Mapping[str, Any] = field(default_factory=dict)
+    predictor: Path | None = None
+    modifiers: Modifiers = field(default_factory=Modifiers)
     dtype: DType | None = None
     sampling: Sampling = field(default_factory=Sampling)
     ignore_eos: bool = False

@@ -20,17 +20,22 @@ from runtime.executor import Executor
 from runtime.kv import KVLayout
 from runtime.memory import Memory
 from runtime.operations import Operations
+from runtime.packed_experts import keep_packed
 from runtime.placing import KERNELS, budget_bytes, check_schedule, placed, placement
 from runtime.position_biases import position_biases
+from runtime.predictor import PredictorNetwork, check_predictor
 from runtime.routing_log import RoutingLog
 from runtime.sharded import Sharded
 from runtime.state import make_state
+from runtime.unpacker import Unpacker, make_unpacker, most_cols
 from runtime.weights import WeightSource
 from runtime.workspace import Workspace
 from schedules.batching import MicroBatch
-from schedules.errors import MoelabError
+from schedules.errors import BadInput, MoelabError
 from schedules.graph import TaskGraph
 from schedules.issuer import Issuer
+from schedules.layer_sizes import LayerSizes
+from schedules.model import ModelSpec
 from schedules.placing import Capacities
 from schedules.policy import Policy
 from schedules.schedule import Schedule
@@ -51,6 +56,7 @@ class Session:
     sampler: chooses the next tokens.
     rank, world: of tensor-parallel processes.
     record: whether to note when each task ran.
+    predictor: that names the experts, for a schedule in which it does.
 
     Raises `BadInput` for what the schedule cannot do, `Infeasible` when a pool is too small.
     """
@@ -67,12 +73,16 @@ class Session:
         rank: int = 0,
         world: int = 1,
         record: bool = True,
+        predictor: PredictorNetwork | None = None,
     ) -> None:
         self.gen_len = gen_len
         self.n_prompts = len(prompts)
         check_schedule(kind, policy, world)
         check_encoder(kind, source.architecture)
+        check_predictor(kind, predictor)
         if world > 1:
+            if source.architecture.spec.quantisation is not None:
+                raise BadInput("packed weights run on one GPU; leave their modifiers out")
             source = Sharded(source, rank, world)
         spec = source.architecture.spec
         source.architecture.check_context(max(map(len, prompts)) + gen_len)
@@ -93,6 +103,7 @@ class Session:
         assert isinstance(issuer, Executor)
         self.issuer = issuer
         context = self._context(source, prompts, options, sampler, rank, world)
+        context.predictor = predictor
         self.context: Context | None = context
         self.log = context.log
         self.rank = rank
@@ -126,9 +137,11 @@ class Session:
         memory.commit(self.issuer.buffers)
         weights = DeviceWeights(source, memory)
         weights.keep(self.issuer.buffers)
+        keep_packed(self.issuer.buffers, weights)
         ids = [list(prompt) for prompt in prompts]
         states = [make_state(b, ids, memory, device.torch_device) for b in node.batches]
         ws, hidden = self._workspace(memory, arch.hidden_size, arch.dtype)
+        weights.unpacker = self._unpacker(ws, arch.spec, arch.dtype)
         return Context(
             arch=arch,
             device=device,
@@ -157,6 +170,16 @@ class Session:
             return ws, None
         tokens = self.schedule.node.widest.prompt_tokens
         return ws, ws.take((tokens, hidden_size), dtype)
+
+    @staticmethod
+    def _unpacker(ws: Workspace, spec: ModelSpec, dtype: torch.dtype) -> Unpacker | None:
+        """Room to write packed weights out, which the schedules count as part of the workspace."""
+        if spec.quantisation is None:
+            return None
+        sizes = LayerSizes(spec, KERNELS)
+        scratch = max(map(sizes.scratch_bytes, (*spec.decoder_layers, *spec.encoder_layers)))
+        elements = max(most_cols(spec), int(scratch) // dtype.itemsize)
+        return make_unpacker(spec, ws.take((elements,), dtype))
 
     # -- the generation -------------------------------------------------------------------------
 
@@ -290,7 +313,10 @@ class Session:
 
     def facts(self) -> dict[str, float]:
         """What the schedule knows of the run so far."""
-        return self.schedule.facts()
+        found = self.schedule.facts()
+        if self.schedule.change == "predicted":
+            found.pop("wrong_share", None)  # it was stated: no router says who is right
+        return found
 
     def routing(self) -> pd.DataFrame:
         """Which experts each token took; see `RoutingLog.frame`."""

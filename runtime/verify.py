@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from runtime.architecture import Architecture
+from runtime.changes import MakeChange, no_change
 from runtime.environment import package_version
 from runtime.journal import Finished
 from runtime.plain import plain_logits
@@ -226,19 +227,18 @@ def _transformers_logits(
     return logits
 
 
-def plain_reference(source: WeightSource, level: int = 0) -> Reference:
+def plain_reference(source: WeightSource, make_change: MakeChange = no_change) -> Reference:
     """The plain model of the runtime, for weights or gates that no other implementation knows.
 
-    `level`: how many blocks ahead gates name experts (of a model without encoder).
+    `make_change`: what a method computes instead, anew for each sequence.
     """
-    name = f"the plain model ({source.architecture.spec.dtype}, CPU)"
-    if level:
-        dtype = source.architecture.spec.dtype
-        name = f"the plain model whose gates look {level} ahead ({dtype}, CPU)"
-        return Reference(name, lambda ids, n: plain_logits(source, ids, level)[-n:])
+    spec = source.architecture.spec
+    modified = spec.quantisation is not None or spec.skip_below > 0
+    changed = " changed alike" if modified or make_change() is not None else ""
+    name = f"the plain model{changed} ({spec.dtype}, CPU)"
     if source.architecture.encoder_decoder is not None:
-        return Reference(name, plain_seq2seq_logits(source))
-    return Reference(name, lambda ids, n: plain_logits(source, ids)[-n:])
+        return Reference(name, plain_seq2seq_logits(source, make_change))
+    return Reference(name, lambda ids, n: plain_logits(source, ids, make_change())[-n:])
 
 
 def _check_end(sequence: Finished, gen_len: int, eos: frozenset[int]) -> None:

@@ -12,18 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.changes import MakeChange, no_change
 from runtime.plain_encoder_decoder import forced_logits
 from runtime.weights import WeightSource
 
 Logits = Callable[[Sequence[int], int], Tensor]
 
 
-def plain_seq2seq_logits(source: WeightSource) -> Logits:
-    """By the plain model."""
+def plain_seq2seq_logits(source: WeightSource, make_change: MakeChange = no_change) -> Logits:
+    """By the plain model, or one changed alike."""
 
     def logits(ids: Sequence[int], n: int) -> Tensor:
         prompt, answer = _split(ids, n)
-        return forced_logits(source, prompt, answer)
+        return forced_logits(source, prompt, answer, make_change())
 
     return logits
 

@@ -10,8 +10,11 @@ from torch import Tensor
 from runtime.architecture import Architecture
 from runtime.architecture_shapes import Shape, matrix_shapes, vector_sizes
 from runtime.pieces import LayerWeights, Piece, merge_pieces
+from runtime.unpacker import Unpacker, make_unpacker, most_cols
 
 __all__ = ["WeightSource", "layer_weights"]
+
+ROOM = 2**18  # elements: packed rows are written out so many at a time
 
 
 class WeightSource(Protocol):
@@ -68,7 +71,14 @@ def layer_weights(
         vector = source.vector(layer, name)
         if vector is not None:
             vectors[name] = vector if device is None else vector.to(device)
-    return LayerWeights(matrices, vectors)
+    return LayerWeights(matrices, vectors, _unpacker(arch, device))
+
+
+def _unpacker(arch: Architecture, device: torch.device | str | None) -> Unpacker | None:
+    if arch.spec.quantisation is None:
+        return None
+    room = torch.empty(max(ROOM, most_cols(arch.spec)), dtype=arch.dtype, device=device)
+    return make_unpacker(arch.spec, room)
 
 
 def _pieces(
@@ -79,8 +89,9 @@ def _pieces(
         starts = [expert * shape.rows for expert in range(shape.stack)]
         pieces = [Piece(a, a + shape.rows, p) for a, p in zip(starts, parts, strict=True)]
         return merge_pieces(pieces)
-    whole = torch.empty(shape.stack, shape.rows, shape.cols, dtype=parts[0].dtype, device=device)
+    each = parts[0].shape  # (rows, cols), or (rows, row_bytes) where it is packed
+    whole = torch.empty(shape.stack, *each, dtype=parts[0].dtype, device=device)
     for expert, part in enumerate(parts):
         whole[expert].copy_(part)
     rows = shape.stack * shape.rows
-    return (Piece(0, rows, whole.view(rows, shape.cols)),)
+    return (Piece(0, rows, whole.view(rows, each[1])),)

@@ -37,4 +37,17 @@ class KVSpan(NamedTuple):
     half: Half = "both"
 
 
-Contents = Span | KVSpan
+class Packed(NamedTuple):
+    """Routed experts of a layer in few bits, a scale for each group of elements (`quantisation`).
+
+    `expert` says which one; -1: all of them, one after the other. The matrices of an expert follow
+    one another as in `layout`.
+    """
+
+    layer: int
+    bits: int
+    group: int
+    expert: int = -1
+
+
+Contents = Span | KVSpan | Packed

@@ -13,7 +13,6 @@ from schedules.task import Task, Work
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-COLUMNS = ("op", "stream", "work", "layer", "micro_batch", "step", "host")
 RoutingTrace = Callable[[Task], IntArray]
 
 
@@ -32,7 +31,8 @@ class TaskGraph:
 
     `op[i]` indexes `ops`, `stream[i]` indexes `streams`, `work[i]` indexes `works`; the
     dependencies of task i are `dependencies[offsets[i]:offsets[i + 1]]`. `waits` are sorted by
-    position: where an issuing thread stops.
+    position: where an issuing thread stops. `lanes` says how many tasks each stream runs at once;
+    empty: one.
     """
 
     streams: tuple[str, ...]
@@ -49,9 +49,14 @@ class TaskGraph:
     offsets: IntArray
     dependencies: IntArray
     waits: tuple[Wait, ...]
+    lanes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.op)
+
+    def lanes_of(self, stream: int) -> int:
+        """Tasks that a stream runs at once."""
+        return self.lanes[stream] if self.lanes else 1
 
     def dependencies_of(self, task: int) -> IntArray:
         """Tasks that must have ended before `task` starts."""
@@ -64,6 +69,7 @@ class TaskGraph:
             self.streams == other.streams
             and self.ops == other.ops
             and self.waits == other.waits
+            and self.lanes == other.lanes
             and all(np.array_equal(getattr(self, a), getattr(other, a)) for a in arrays)
         )
 
@@ -159,7 +165,7 @@ class RecordingIssuer(Issuer):
         """The graph issued since the last call; call it right after a barrier of all streams."""
         if self._settled != self.count:
             raise BadInput("a graph can be taken only right after a barrier of all streams")
-        columns = np.array(self._rows, dtype=np.int64).reshape(-1, len(COLUMNS)).T
+        columns = np.array(self._rows, dtype=np.int64).reshape(-1, 7).T  # as `_issue` appends them
         graph = TaskGraph(
             streams=self.streams,
             ops=tuple(self._ops),
@@ -168,7 +174,13 @@ class RecordingIssuer(Issuer):
             offsets=np.array(self._offsets, dtype=np.int64),
             dependencies=np.array(self._dependencies, dtype=np.int64),
             waits=tuple(self._waits),
-            **dict(zip(COLUMNS, columns, strict=True)),
+            op=columns[0],
+            stream=columns[1],
+            work=columns[2],
+            layer=columns[3],
+            micro_batch=columns[4],
+            step=columns[5],
+            host=columns[6],
         )
         self._clear()
         return graph

@@ -8,7 +8,7 @@ all streams, already implies is not recorded twice.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from schedules.contents import Contents
 from schedules.errors import BadInput, Infeasible, MoelabError, in_gb, suggest
 from schedules.task import NOTHING, Buffer, Task, Work
+
+if TYPE_CHECKING:
+    from schedules.disk_tier import DiskTier
 
 
 class Pool:
@@ -103,6 +106,7 @@ class Issuer(ABC):
         self.hosts = hosts
         self.step = 0
         self._host = 0
+        self.tier: DiskTier | None = None  # a disk below host memory
         if len(set(self.streams)) < len(self.streams):
             raise BadInput(f"stream names must differ: {', '.join(self.streams)}")
         self.pools = {name: Pool(name, size) for name, size in capacities.items()}
@@ -131,6 +135,8 @@ class Issuer(ABC):
         owner: int = -1,
     ) -> Buffer:
         """Memory by name. Raises `Infeasible` when the pool cannot hold it."""
+        if self.tier is not None:
+            pool = self.tier.pool_of(pool, bytes, holds, pinned, owner)
         if pool not in self.pools:
             raise BadInput(f"buffer '{name}': no pool '{pool}'{suggest(pool, self.pools)}")
         if not (math.isfinite(bytes) and bytes >= 0):
@@ -159,27 +165,36 @@ class Issuer(ABC):
 
         `what` says which weights or cached tokens a copy moves, one for each buffer it writes.
         """
-        stream_id = self._stream(stream, f"task '{op}'")
+        if self.tier is not None:
+            reads = self.tier.read(stream, reads, work, layer, micro_batch)
+        stream_id = self._stream_id.get(stream, -1)
+        if stream_id < 0:
+            self._stream(stream, f"task '{op}'")
         if self.hosts > 1 and stream.startswith("host") and stream != f"host{self.host}":
             raise BadInput(f"task '{op}': issuing thread {self.host} cannot run on '{stream}'")
         after: dict[int, int] = {}
-        for buffer in reads:
-            _after_writer(after, buffer, stream_id)
+        for buffer in (*reads, *writes):
+            if buffer.freed:
+                raise MoelabError(f"buffer '{buffer.name}' is used by a task, but it was freed")
+            if buffer._writer is not None:
+                writer, index = buffer._writer
+                if writer != stream_id and index > after.get(writer, -1):
+                    after[writer] = index
         for buffer in writes:
-            _after_writer(after, buffer, stream_id)
             for other, index in buffer._readers.items():
                 if other != stream_id and index > after.get(other, -1):
                     after[other] = index
-        index = self.count
-        self.count = index + 1
+        number = self.count
+        self.count = number + 1
         for buffer in reads:
-            buffer._readers[stream_id] = index
+            buffer._readers[stream_id] = number
+        access = stream_id, number
         for buffer in writes:
-            buffer._writer = (stream_id, index)
+            buffer._writer = access
             buffer._readers = {}
         settled = self._settled
         dependencies = [i for i in after.values() if i >= settled]
-        task = Task(index, op, stream, layer, micro_batch, self.step)
+        task = Task(number, op, stream, layer, micro_batch, self.step)
         self._issue(task, stream_id, dependencies, work, Operands(reads, writes, what))
         return task
 
@@ -204,6 +219,11 @@ class Issuer(ABC):
         """Expert ids that the gate chose, shape (tokens, top_k); blocks until the gate has run."""
         self.wait(gate)
         return self._routing(gate)
+
+    def gate_weights(self, gate: Task) -> NDArray[np.float64] | None:
+        """Weights of the choices that `routing(gate)` has named, in their order; None where a gate
+        keeps none, and in the simulator, which computes none."""
+        return None
 
     def _stream(self, name: str, what: str) -> int:
         try:
@@ -235,14 +255,6 @@ class Issuer(ABC):
 
     @abstractmethod
     def _routing(self, gate: Task) -> NDArray[np.int64]: ...
-
-
-def _after_writer(after: dict[int, int], buffer: Buffer, stream_id: int) -> None:
-    if buffer.freed:
-        raise MoelabError(f"buffer '{buffer.name}' is used by a task, but it was freed")
-    writer = buffer._writer
-    if writer is not None and writer[0] != stream_id and writer[1] > after.get(writer[0], -1):
-        after[writer[0]] = writer[1]
 
 
 def _inherit(made: Buffer, old: Buffer) -> None:

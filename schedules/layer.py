@@ -65,26 +65,27 @@ class LayerWork(ExpertParts):
     def _qkv(self, layer: LayerSpec, tokens: float) -> Work:
         """Norm, query, key and value projections and rotary embedding: the paper's PreAttn."""
         p = self._decode_attention_parameters(layer) - self._out_parameters(layer)
-        moved = p / self.gpus * self.b + self.hidden_bytes(tokens) + self.qkv_bytes(layer, tokens)
-        return self._gpu("qkv", {"gemm": 2 * tokens * p / self.gpus}, moved, CALLS["qkv"])
+        moved = self._dense_use(p) + self.hidden_bytes(tokens) + self.qkv_bytes(layer, tokens)
+        calls = CALLS["qkv"] + self._unpack_calls(3)
+        return self._gpu("qkv", {"gemm": 2 * tokens * p / self.gpus}, moved, calls)
 
     def _out_projection(self, layer: LayerSpec, tokens: float) -> Work:
         """Output projection of the attention and the residual."""
         p = self._out_parameters(layer)
-        moved = p / self.gpus * self.b + self.attended_bytes(layer, tokens)
+        moved = self._dense_use(p) + self.attended_bytes(layer, tokens)
         moved += 2 * self.hidden_bytes(tokens)
-        return self._gpu("out", {"gemm": 2 * tokens * p / self.gpus}, moved, CALLS["out"])
+        calls = CALLS["out"] + self._unpack_calls(1)
+        return self._gpu("out", {"gemm": 2 * tokens * p / self.gpus}, moved, calls)
 
     def _ffn(self, layer: LayerSpec, tokens: float) -> Work:
         """Norm, router, experts and shared experts, or the dense FFN."""
         experts, where = (layer.n_experts, layer.top_k), (layer.stack, layer.index)
-        distinct = self.routing.expected_distinct(tokens, *experts, *where)
-        rows = tokens * layer.top_k
+        distinct = self.routing.expected_distinct(tokens, *experts, *where, kept=layer.kept)
+        rows = tokens * layer.choices
         if self.kernels.experts == "fused" and layer.is_moe:
             tile = self.kernels.rows_per_tile(rows, layer.n_experts)
-            rows = self.routing.expected_rows(tokens, *experts, tile, *where)
-        own = layer.router_parameters + layer.shared_parameters
-        return self._experts(layer, tokens, distinct, rows, own)
+            rows = self.routing.expected_rows(tokens, *experts, tile, *where, kept=layer.kept)
+        return self._experts(layer, tokens, distinct, rows)
 
     def gate(self, layer: LayerSpec, tokens: float) -> Work:
         """Norm and router alone: what names the experts."""
@@ -105,7 +106,7 @@ class LayerWork(ExpertParts):
         if self.kernels.experts == "fused":
             tile = self.kernels.rows_per_tile(rows, layer.n_experts)
             rows = sum(-(-count // tile) * tile for count in counts)
-        return self._experts(layer, tokens, len(counts), rows, layer.shared_parameters, 0)
+        return self._experts(layer, tokens, len(counts), rows, routes=False)
 
     def _experts(
         self,
@@ -113,34 +114,39 @@ class LayerWork(ExpertParts):
         tokens: float,
         distinct: float,
         rows: float,
-        own: float,
-        router_calls: int = CALLS["router"],
+        routes: bool = True,
     ) -> Work:
-        """`distinct` experts for `rows` rows, and `own` parameters that every token meets.
+        """`distinct` experts for `rows` rows, and the shared ones, which every token meets.
 
-        Without the router's calls the norm has been applied before, too.
+        `routes`: norm and router are part of it; otherwise they have been applied before.
         """
         b, gpus, h = self.b, self.gpus, self.model.hidden_size
-        norm = layer.ffn_norm_parameters if router_calls else 0
-        weights = distinct * layer.expert_parameters + own + norm
-        inner = layer.top_k * (2 * h + layer.ffn_matrices * layer.ffn_size / gpus)
-        moved = weights / gpus * b + tokens * (2 * h + inner) * b
+        router, norm = (layer.router_parameters, layer.ffn_norm_parameters) if routes else (0, 0)
+        weights = self._expert_use(distinct * layer.expert_parameters)
+        weights += self._dense_use(layer.shared_parameters) + (router + norm) / gpus * b
+        inner = layer.choices * (2 * h + layer.ffn_matrices * layer.ffn_size / gpus)
+        moved = weights + tokens * (2 * h + inner) * b
         routed = 2 * rows * layer.expert_parameters / gpus
-        shared = 2 * tokens * own / gpus
+        shared = 2 * tokens * (router + layer.shared_parameters) / gpus
         if not layer.is_moe:
-            return self._gpu("ffn", {"gemm": routed + shared}, moved, CALLS["dense"])
+            calls = CALLS["dense"] + self._expert_unpack_calls(layer, 1)
+            return self._gpu("ffn", {"gemm": routed + shared}, moved, calls)
+        calls = (CALLS["router"] if routes else 0) + self._expert_unpack_calls(layer, distinct)
+        calls += self._unpack_calls(3) if layer.shared_parameters else 0
         if self.kernels.experts == "fused":
             flops = {"gemm": shared, "experts": routed}
-            return self._gpu("ffn", flops, moved, router_calls + CALLS["experts"])
-        calls = router_calls + CALLS["per_expert"] * max(1, round(distinct))
+            return self._gpu("ffn", flops, moved, calls + CALLS["experts"])
+        calls += CALLS["per_expert"] * max(1, round(distinct))
         return self._gpu("ffn", {"gemm": routed + shared}, moved, calls)
 
     def gpu_attention(self, layer: LayerSpec, sequences: float, context: float) -> Work:
         """Decode attention on the GPU: `context` tokens cached, summed over the sequences."""
-        moved = self.kv_bytes(layer, context) + self.qkv_bytes(layer, sequences)
-        moved += self.attended_bytes(layer, sequences)
+        unpacking = self.quantisation.unpacking(self.quantisation.kv, self.b)
+        moved = self.kv_elements(layer, context) * (self.kv_b + unpacking)
+        moved += self.qkv_bytes(layer, sequences) + self.attended_bytes(layer, sequences)
         flops = {"attention": layer.attention_flops_per_pair * context / self.gpus}
-        return self._gpu("attention", flops, moved, CALLS["attention"])
+        calls = CALLS["attention"] + (2 if unpacking else 0)  # keys, values
+        return self._gpu("attention", flops, moved, calls)
 
     def prefill_attention(self, layer: LayerSpec, batch: MicroBatch) -> Work:
         """Attention of whole prompts, causal (half of the pairs) except in an encoder."""
@@ -155,26 +161,28 @@ class LayerWork(ExpertParts):
         layers = [la for la in self.model.decoder_layers if la.cross_attention]
         p = sum(la.kv_size * self.model.hidden_size for la in layers) / self.gpus
         kv = sum(self.kv_bytes(la, tokens) for la in layers)
-        moved = p * self.b + kv + self.hidden_bytes(tokens)
-        return self._gpu("cross", {"gemm": 2 * tokens * p}, moved, 2 * len(layers))
+        moved = self._dense_use(p * self.gpus) + kv + self.hidden_bytes(tokens)
+        calls = (2 + self._unpack_calls(2)) * len(layers)
+        return self._gpu("cross", {"gemm": 2 * tokens * p}, moved, calls)
 
     # -- operations on the CPU, copies ----------------------------------------------------------
 
     def cpu_attention(self, layer: LayerSpec, sequences: float, context: float) -> Work:
         """Decode attention on the CPU: `context` tokens cached, summed over the sequences.
 
-        Native: each cached byte is read once. torch: each element is read in the model's dtype (b
+        Native: each cached byte is read once. torch: each element is read as it is cached (kv_b
         bytes), written and read again in float32 (4 + 4), and, when g > 1 query heads share it,
         written and read once more for each of them (2 x 4 g): 42 bytes instead of 2 for Mixtral
         (g = 4, b = 2), 10 instead of 2 for OPT (g = 1).
         """
-        kv = self.kv_bytes(layer, context)
+        each = self.kv_b
         dtype = self.model.dtype
         if self.kernels.cpu_attention == "torch":
             g = layer.query_heads_per_kv_head
-            kv *= (self.b + 8 + (8 * g if g > 1 else 0)) / self.b
+            each += 8 + (8 * g if g > 1 else 0)
             dtype = "float32"
-        moved = kv + self.qkv_bytes(layer, sequences) + self.attended_bytes(layer, sequences)
+        moved = self.kv_elements(layer, context) * each
+        moved += self.qkv_bytes(layer, sequences) + self.attended_bytes(layer, sequences)
         flops = layer.attention_flops_per_pair * context / self.gpus
         key = ("cpu", dtype, flops, moved)
         if key not in self._memo:

@@ -35,11 +35,12 @@ class ExpertWork(LayerSizes, ABC):
     def _expert(self, layer: LayerSpec, rows: float, padded: float, calls: float) -> Work:
         """`rows` are read and written, `padded` are computed; each call reads the weights."""
         inner = 2 * self.model.hidden_size + layer.ffn_matrices * layer.ffn_size / self.gpus
-        weights = calls * layer.expert_parameters / self.gpus
+        weights = self._expert_use(calls * layer.expert_parameters)
         flops = 2 * padded * layer.expert_parameters / self.gpus
         kind = "experts" if self.kernels.experts == "fused" else "gemm"
-        moved = (weights + rows * inner) * self.b
+        moved = weights + rows * inner * self.b
         launches = max(1, round(CALLS["per_expert"] * calls))
+        launches += self._expert_unpack_calls(layer, calls)
         return self._gpu("expert", {kind: flops}, moved, launches)
 
     def mean_expert(self, layer: LayerSpec, tokens: float, most: float) -> Work:
@@ -50,19 +51,40 @@ class ExpertWork(LayerSizes, ABC):
         it is a quarter of a row, and a quarter of its weights is read.
         """
         experts, where = (layer.n_experts, layer.top_k), (layer.stack, layer.index)
-        rows = padded = tokens * layer.top_k / layer.n_experts
+        rows = padded = tokens * layer.choices / layer.n_experts
         if self.kernels.experts == "fused":
-            tile = self.kernels.rows_per_tile(tokens * layer.top_k, layer.n_experts)
-            padded = self.routing.expected_rows(tokens, *experts, tile, *where) / layer.n_experts
-        touched = self.routing.expected_distinct(tokens, *experts, *where) / layer.n_experts
+            tile = self.kernels.rows_per_tile(tokens * layer.choices, layer.n_experts)
+            every = self.routing.expected_rows(tokens, *experts, tile, *where, kept=layer.kept)
+            padded = every / layer.n_experts
+        distinct = self.routing.expected_distinct(tokens, *experts, *where, kept=layer.kept)
+        touched = distinct / layer.n_experts
         return self._expert(layer, rows, padded, touched * max(1, math.ceil(rows / most)))
 
     def combine(self, layer: LayerSpec, tokens: float) -> Work:
         """The shared experts, if there are any, and the residual."""
         own = layer.shared_parameters
-        moved = own / self.gpus * self.b + 2 * self.hidden_bytes(tokens)
+        moved = self._dense_use(own) + 2 * self.hidden_bytes(tokens)
         flops = {"gemm": 2 * tokens * own / self.gpus}
-        return self._gpu("combine", flops, moved, 1 + (CALLS["dense"] if own else 0))
+        calls = 1 + (CALLS["dense"] + self._unpack_calls(3) if own else 0)
+        return self._gpu("combine", flops, moved, calls)
+
+    # -- weights in fewer bits ------------------------------------------------------------------
+
+    def _expert_use(self, parameters: float) -> float:
+        """Bytes that a use of so many parameters of experts moves on each GPU."""
+        return parameters / self.gpus * (self.expert_b + self.expert_unpacking)
+
+    def _dense_use(self, parameters: float) -> float:
+        """The same for attention and shared experts."""
+        return parameters / self.gpus * (self.dense_b + self.dense_unpacking)
+
+    def _expert_unpack_calls(self, layer: LayerSpec, experts: float) -> int:
+        """Launches that write out each matrix of so many experts."""
+        return round(experts * layer.ffn_matrices) if self.expert_unpacking else 0
+
+    def _unpack_calls(self, matrices: int) -> int:
+        """Launches that write out so many dense matrices."""
+        return matrices if self.dense_unpacking else 0
 
     @abstractmethod
     def _gpu(self, op: str, flops: Mapping[str, float], moved: float, calls: int) -> Work: ...

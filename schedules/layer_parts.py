@@ -25,10 +25,11 @@ class ExpertParts(ExpertWork):
         a parallel region of its own (`Kernels.cpu_experts` = loop), or all are one (fused).
         """
         inner = 2 * self.model.hidden_size + layer.ffn_matrices * layer.ffn_size / self.gpus
-        moved = (distinct * layer.expert_parameters / self.gpus + rows * inner) * self.b
+        moved = self._expert_use(distinct * layer.expert_parameters) + rows * inner * self.b
         flops = 2 * rows * layer.expert_parameters / self.gpus
         fused = self.kernels.cpu_experts == "fused"
         calls = 1 if fused else round(distinct * layer.ffn_matrices)
+        calls += self._expert_unpack_calls(layer, distinct)
         key = ("cpu experts", flops, moved, calls)
         if key not in self._memo:
             self._memo[key] = Work(
@@ -49,21 +50,22 @@ class ExpertParts(ExpertWork):
         flops, and (2 x 2048 + 8448) x 2 B of activations.
         """
         p, h = layer.shared_parameters / self.gpus, self.model.hidden_size
-        moved = (p + tokens * (2 * h + p / h)) * self.b
-        return self._gpu("shared", {"gemm": 2 * tokens * p}, moved, CALLS["dense"])
+        moved = self._dense_use(layer.shared_parameters) + tokens * (2 * h + p / h) * self.b
+        calls = CALLS["dense"] + self._unpack_calls(3)
+        return self._gpu("shared", {"gemm": 2 * tokens * p}, moved, calls)
 
     def add_outputs(self, tokens: float, parts: int) -> Work:
         """Add `parts` outputs to the hidden states: each addition reads two and writes one."""
         return self._gpu("add", {}, 3 * parts * self.hidden_bytes(tokens), parts)
 
-    def unpack(self, layer: LayerSpec, bits: tuple[int, ...]) -> Work:
+    def unpack(self, layer: LayerSpec, bits: tuple[int, ...], scale_bytes: float = 0.0) -> Work:
         """Write experts of so many bits a parameter out in the model's format, one kernel each.
 
         By hand, one of Mixtral's 176e6 parameters from 4 bits to float16: 88e6 B are read and
-        352e6 written. Scales are left out.
+        352e6 written. `scale_bytes`: of a parameter's share of a scale, read too.
         """
         p = layer.expert_parameters / self.gpus
-        moved = p * (sum(bits) / 8 + len(bits) * self.b)
+        moved = p * (sum(bits) / 8 + len(bits) * (scale_bytes + self.b))
         return self._gpu("unpack", {}, moved, len(bits))
 
     def sent_bytes(self, layer: LayerSpec, tokens: float) -> float:

@@ -11,13 +11,14 @@ layer 12 of Switch-Base, with 12 decoder layers, is the first of its encoder. A 
 by its number, which in a decoder-only model is its index.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
 from schedules.contents import Part, Span
 from schedules.errors import BadInput
 from schedules.model import LayerSpec, ModelSpec
+from schedules.quantisation import Bits, packed_row_bytes
 
 ATTENTION = ("q", "k", "v", "o")
 CROSS = ("cross_q", "cross_k", "cross_v", "cross_o")  # the decoder's attention to the encoder
@@ -38,13 +39,21 @@ MATRICES: dict[Part, tuple[str, ...]] = {
 class Matrix:
     """A weight matrix, or those of all experts on top of each other.
 
-    `rows` are those of all `experts` together; each has `cols` elements.
+    `rows` are those of all `experts` together; each has `cols` elements and takes `row_bytes`, in
+    the model's format or in `bits` an element (see `schedules.quantisation`).
     """
 
     name: str
     rows: int
     cols: int
     experts: int = 1
+    row_bytes: int = 0
+    bits: Bits | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of all rows."""
+        return self.rows * self.row_bytes
 
 
 class Rows(NamedTuple):
@@ -101,7 +110,17 @@ def layer_matrices(model: ModelSpec, layer: LayerSpec, shards: int = 1) -> dict[
     if layer.ffn_matrices == 3:
         made.append(Matrix("gate", e * width, h, e))
     made += [Matrix("up", e * width, h, e), Matrix("down", *down, e)]
-    return {matrix.name: matrix for matrix in made}
+    return {matrix.name: _stored(model, matrix) for matrix in made}
+
+
+def _stored(model: ModelSpec, matrix: Matrix) -> Matrix:
+    """The matrix with the size of its rows."""
+    q, bits = model.quantisation, None
+    if q is not None and matrix.name != "router":
+        bits = q.experts if matrix.name in EXPERTS else q.dense
+    if q is None or bits is None:
+        return replace(matrix, row_bytes=matrix.cols * model.bytes_per_parameter)
+    return replace(matrix, row_bytes=packed_row_bytes(matrix.cols, bits, q.group), bits=bits)
 
 
 def rows_of(model: ModelSpec, span: Span, shards: int = 1) -> tuple[Rows, ...]:
@@ -118,19 +137,20 @@ def rows_of(model: ModelSpec, span: Span, shards: int = 1) -> tuple[Rows, ...]:
     matrices = [every[name] for name in MATRICES[span.part] if name in every]
     if span.part == "expert":
         return tuple(_of_expert(span, matrix) for matrix in matrices)
-    total = sum(matrix.rows * matrix.cols for matrix in matrices)
+    total = sum(matrix.bytes for matrix in matrices)
     begin, end = span.start * total, span.stop * total
     found, base = [], 0
     for matrix in matrices:
         start, stop = (_row(edge - base, matrix) for edge in (begin, end))
         if stop > start:
             found.append(Rows(span.layer, matrix.name, start, stop))
-        base += matrix.rows * matrix.cols
+        base += matrix.bytes
     return tuple(found)
 
 
-def _row(elements: float, matrix: Matrix) -> int:
-    return min(matrix.rows, max(0, round(elements / matrix.cols)))
+def _row(position: float, matrix: Matrix) -> int:
+    """The row border nearest to a position in bytes."""
+    return min(matrix.rows, max(0, round(position / matrix.row_bytes)))
 
 
 def _of_expert(span: Span, matrix: Matrix) -> Rows:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from schedules.errors import BadInput
 from schedules.model_checks import check
 from schedules.model_layers import LayerSpec, build_layers
+from schedules.quantisation import Quantisation
 from schedules.task import DType
 from schedules.validated import validated
 
@@ -67,6 +68,9 @@ class ModelSpec(BaseModel):
     tied_embeddings: whether the output head is the token embedding.
     learned_positions: rows of a learned position embedding, 0 for rotary or relative positions.
     max_context: longest context in tokens.
+    quantisation: what is kept in 8 or 4 bits; None: nothing.
+    skip_below: a token drops an expert whose gate weight is less than this share of its first one's
+        (see `schedules.choices`).
     published_parameters: the published count, None where there is none.
     source: where these values come from.
     """
@@ -106,6 +110,8 @@ class ModelSpec(BaseModel):
     tied_embeddings: bool
     learned_positions: OptionalSize = 0
     max_context: Size
+    quantisation: Quantisation | None = None
+    skip_below: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
     published_parameters: Annotated[int, Field(ge=1)] | None = None
     source: Annotated[str, Field(min_length=1)]
 
@@ -141,7 +147,8 @@ class ModelSpec(BaseModel):
 
     @property
     def bytes_per_parameter(self) -> int:
-        """Bytes of a weight, and of an element of activations and KV cache."""
+        """Bytes of an element in the model's own format: weights and KV cache that are not
+        quantised, and activations."""
         return BYTES[self.dtype]
 
     @property
@@ -197,6 +204,9 @@ class ModelSpec(BaseModel):
         return active + self.embedding_parameters + self.head_parameters
 
     @property
-    def kv_bytes_per_token(self) -> int:
+    def kv_bytes_per_token(self) -> float:
         """Bytes that one token keeps in the KV cache of all decoder layers (self-attention)."""
-        return sum(layer.kv_size for layer in self.decoder_layers) * self.bytes_per_parameter
+        each: float = self.bytes_per_parameter
+        if self.quantisation is not None:
+            each = self.quantisation.stored(self.quantisation.kv, self.bytes_per_parameter)
+        return sum(layer.kv_size for layer in self.decoder_layers) * each

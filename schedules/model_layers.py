@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from schedules.choices import kept_choices
 from schedules.model_attention import Attention, attention_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class LayerSpec:
     prefill_flops_per_pair: the same in prefill; MLA with expanded keys and values.
     cross_attention: whether the layer also attends to the encoder's output.
     n_experts, top_k: experts there are and experts a token takes (1 and 1 without experts).
+    kept: expected share of these choices that is not skipped.
     expert_parameters: of one expert, its biases included; of the whole FFN where it is dense.
     ffn_size, ffn_matrices: width of one expert; 3 matrices (gate, up, down) or 2 (up, down).
     router_parameters: of the gate; 0 without experts.
@@ -59,12 +61,22 @@ class LayerSpec:
     cross_attention: bool
     n_experts: int
     top_k: int
+    kept: float
     expert_parameters: int
     ffn_size: int
     ffn_matrices: int
     router_parameters: int
     shared_parameters: int
     ffn_norm_parameters: int
+
+    def __hash__(self) -> int:
+        """By a few of the fields: layers are keys of every table that a schedule looks into."""
+        return hash((self.number, self.n_experts, self.expert_parameters))
+
+    @property
+    def choices(self) -> float:
+        """Experts that a token takes on average: `top_k`, but for skipped ones."""
+        return self.top_k * self.kept
 
     @property
     def expert_pool_parameters(self) -> int:
@@ -127,6 +139,7 @@ def _layer(
         cross_attention=cross,
         n_experts=spec.n_experts if moe else 1,
         top_k=spec.top_k if moe else 1,
+        kept=kept_choices(spec.top_k, spec.skip_below) / spec.top_k if moe else 1.0,
         expert_parameters=_ffn_parameters(spec, width),
         ffn_size=width,
         ffn_matrices=spec.ffn_matrices,

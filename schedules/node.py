@@ -35,6 +35,10 @@ class GpuNames:
     pool: str
     host: str
 
+    def __hash__(self) -> int:
+        """By its index: schedules look up a GPU's buffers for every task."""
+        return self.index
+
 
 def gpu_names(n_gpus: int) -> tuple[GpuNames, ...]:
     """Names of the streams and pools of `n_gpus` GPUs."""
@@ -211,9 +215,13 @@ class Node:
     ) -> Buffer:
         """Host memory; page-locked memory also counts against what may be locked.
 
+        Weights go to the disk instead where there is an SSD tier, page-locked ones by way of
+        page-locked staging.
+
         `gpu`: the one whose process uses it; None: all of them.
         """
-        if pinned:
+        holds, tier = tuple(holds), self.issuer.tier
+        if pinned and not (tier and tier.takes("cpu", holds)):
             self.issuer.buffer(name, "pinned", size_bytes)
         owner = -1 if gpu is None else gpu.index
-        return self.issuer.buffer(name, "cpu", size_bytes, tuple(holds), pinned, owner)
+        return self.issuer.buffer(name, "cpu", size_bytes, holds, pinned, owner)

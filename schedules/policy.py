@@ -44,6 +44,8 @@ class Policy(BaseModel):
     cpu_tokens: the CPU computes an absent expert that at most so many tokens take (Fiddler). None:
         the schedule's own rule.
     deferred: of each token's experts, how many reach the next layer only (KTransformers).
+    values: of a memory layer's table, how many a token takes (UltraMem); by default those of the
+        paper's largest model, 42 for each of two heads.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -67,6 +69,7 @@ class Policy(BaseModel):
     experts_on_gpu: Share | None = None
     cpu_tokens: Annotated[int, Field(ge=0)] | None = None
     deferred: Annotated[int, Field(ge=0)] = 0
+    values: Count = 84
 
     @property
     def n_micro_batches(self) -> int:

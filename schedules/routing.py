@@ -104,8 +104,11 @@ class Routing(BaseModel):
         top_k: int,
         stack: Stack = "decoder",
         layer: int | None = None,
+        kept: float = 1.0,
     ) -> float:
         """Expected number of experts that at least one of `tokens` tokens takes.
+
+        `kept`: share of the choices that is not skipped, whichever expert they name.
 
         An expert is missed by one token with probability 1 - p, by n independent tokens with
         (1 - p)^n; summed over the experts, n tokens touch sum of 1 - (1 - p)^n. With uniform
@@ -124,8 +127,8 @@ class Routing(BaseModel):
         if n_experts <= 1:
             return 1.0
         if self.kind == "uniform":
-            return float(n_experts * (1.0 - (1.0 - top_k / n_experts) ** tokens))
-        return _distinct(self, float(tokens), n_experts, top_k, stack, layer)
+            return float(n_experts * (1.0 - (1.0 - kept * top_k / n_experts) ** tokens))
+        return _distinct(self, float(tokens), n_experts, top_k, stack, layer, kept)
 
     def expected_rows(
         self,
@@ -135,11 +138,13 @@ class Routing(BaseModel):
         tile: int,
         stack: Stack = "decoder",
         layer: int | None = None,
+        kept: float = 1.0,
     ) -> float:
         """Expected rows that a grouped GEMM computes, each expert's tokens padded to whole tiles.
 
         An expert gets X ~ Binomial(tokens, p) of the tokens; it needs ceil(X / tile) tiles, and
-        E[ceil(X / tile)] = sum over i >= 0 of P(X > i tile). p as for `expected_distinct`.
+        E[ceil(X / tile)] = sum over i >= 0 of P(X > i tile). p and `kept` as for
+        `expected_distinct`.
 
         >>> Routing().expected_rows(36, 8, 2, tile=1)
         72.0
@@ -147,10 +152,11 @@ class Routing(BaseModel):
         512
         """
         if tile == 1 or n_experts == 1:
-            return float(tokens * top_k)
+            return float(tokens * top_k * kept)
         if self.kind == "uniform":
-            return n_experts * tile * _expected_tiles(round(tokens), top_k / n_experts, tile)
-        return _rows(self, round(tokens), n_experts, top_k, tile, stack, layer)
+            p = kept * top_k / n_experts
+            return n_experts * tile * _expected_tiles(round(tokens), p, tile)
+        return _rows(self, round(tokens), n_experts, top_k, tile, stack, layer, kept)
 
     def inclusion(
         self, n_experts: int, top_k: int, stack: Stack = "decoder", layer: int | None = None
@@ -209,12 +215,18 @@ def _expected_tiles(tokens: int, probability: float, tile: int) -> float:
 
 @lru_cache(maxsize=4096)
 def _distinct(
-    routing: Routing, tokens: float, n_experts: int, top_k: int, stack: Stack, layer: int | None
+    routing: Routing,
+    tokens: float,
+    n_experts: int,
+    top_k: int,
+    stack: Stack,
+    layer: int | None,
+    kept: float,
 ) -> float:
     drawn = _prompt_loads(routing, round(tokens), n_experts, top_k, stack)
     if drawn is not None:
-        return float(np.count_nonzero(drawn, axis=1).mean())
-    rows = routing.inclusion(n_experts, top_k, stack, layer)
+        return float((1 - (1 - kept) ** drawn).sum(axis=1).mean())
+    rows = routing.inclusion(n_experts, top_k, stack, layer) * kept
     return float(np.mean([routing_expected.expected_distinct(p, tokens) for p in rows]))
 
 
@@ -227,11 +239,12 @@ def _rows(
     tile: int,
     stack: Stack,
     layer: int | None,
+    kept: float,
 ) -> float:
     drawn = _prompt_loads(routing, tokens, n_experts, top_k, stack)
     if drawn is not None:
-        return float((-(-drawn // tile)).sum(axis=1).mean() * tile)
-    rows = routing.inclusion(n_experts, top_k, stack, layer)
+        return float(np.ceil(drawn * kept / tile).sum(axis=1).mean() * tile)
+    rows = routing.inclusion(n_experts, top_k, stack, layer) * kept
     return float(np.mean([routing_expected.expected_rows(p, tokens, tile) for p in rows]))
 
 

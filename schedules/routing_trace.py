@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules.batching import MicroBatch
+from schedules.choices import skip_choices
 from schedules.errors import BadInput
 from schedules.graph import RoutingTrace
 from schedules.model import ModelSpec
@@ -16,6 +17,7 @@ from schedules.routing_chains import chains
 from schedules.routing_recorded import Recording, recording
 from schedules.task import Task
 
+SKIPS = 0x5C19  # tells the numbers drawn here from those of the routing
 IntArray = NDArray[np.int64]
 Answer = Callable[[int, bool, IntArray, IntArray, IntArray], IntArray]
 """Expert ids from layer, whether it is prefill, and each token's sequence, position and step."""
@@ -30,8 +32,25 @@ def routing_trace(
     step has one token of each sequence. An encoder's gates are those of step 0, and a decoder
     behind an encoder starts a sequence of its own.
 
+    Choices that the model skips have the id `SKIPPED`.
+
     Raises `BadInput` for recorded routing that is not of this model; see `check_routing`.
     """
+    trace = _trace(routing, model, batches, gen_len)
+    if not model.skip_below:
+        return trace
+
+    def skipping(gate: Task) -> IntArray:
+        place = [gate.step, max(gate.layer, 0), max(gate.micro_batch, 0)]
+        rng = np.random.default_rng([routing.seed, SKIPS, *place])
+        return skip_choices(trace(gate), model.skip_below, rng)
+
+    return skipping
+
+
+def _trace(
+    routing: Routing, model: ModelSpec, batches: Sequence[MicroBatch], gen_len: int
+) -> RoutingTrace:
     if routing.kind == "uniform" or model.n_experts == 1:
         return _without_places(routing, model, batches)
     check_routing(routing, model)

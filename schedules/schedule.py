@@ -23,9 +23,17 @@ class Schedule(ABC):
     knobs: the policy keys that mean something to it; any other must keep its default.
     one_batch: the whole batch is one micro-batch.
     multi_gpu: how it uses several GPUs; None when it cannot.
+    in_turns: whether a pipeline splits each micro-batch over as many turns as it has stages, and so
+        needs a sequence for each of them.
     steps_alike: all decode steps issue the same tasks, which differ in amounts of work alone; where
         this is False every step is simulated.
     for_real: whether the runtime has its operations; otherwise it is simulated only.
+    decides: modifiers of the model that the method decides by itself (`experts`: their precision,
+        `skip`: which choices count, `ssd`: where weights lie), so that no other can be asked for.
+    change: how the method changes what the model computes, by a name of `runtime.changes`; None: it
+        does not.
+    host_pieces: in what pieces weights are taken from host memory: one `expert` at a time, or each
+        time one of the spans (`contents`) that a buffer holds, or a part of it.
     pinned_default: whether host weights are page-locked when the policy does not say: always,
         never, or when they fit in what can be locked.
     """
@@ -37,8 +45,12 @@ class Schedule(ABC):
     knobs: ClassVar[frozenset[str]] = frozenset()
     one_batch: ClassVar[bool] = False
     multi_gpu: ClassVar[Literal["tensor", "pipeline", "data"] | None] = None
+    in_turns: ClassVar[bool] = True
     steps_alike: ClassVar[bool] = True
     for_real: ClassVar[bool] = True
+    decides: ClassVar[frozenset[str]] = frozenset()
+    change: ClassVar[str | None] = None
+    host_pieces: ClassVar[Literal["expert", "span"]] = "span"
     pinned_default: ClassVar[Literal["never", "if_it_fits"]] = "never"
 
     def __init__(self, node: Node) -> None:
@@ -52,11 +64,6 @@ class Schedule(ABC):
     @abstractmethod
     def decode_step(self) -> None:
         """Issue one decode step: one new token for every sequence."""
-
-    @classmethod
-    def gates_ahead(cls, policy: Policy) -> int:
-        """How many blocks before its own a gate names experts; 0: the model computes what it is."""
-        return 0
 
     def facts(self) -> dict[str, float]:
         """What a schedule knows of the run so far beside its timeline, such as `hit_rate`."""

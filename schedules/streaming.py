@@ -1,5 +1,7 @@
 """Weights that live in host memory and visit the GPU, double-buffered, in pages or as a block."""
 
+from itertools import pairwise
+
 from schedules.contents import Part, Span
 from schedules.model import LayerSpec
 from schedules.node import GpuNames, Node
@@ -41,6 +43,7 @@ class StreamedWeights:
         self.gathered = shards > 0
         self.shards = max(1, shards)
         self.part = part
+        self._spans: dict[tuple[int, int | None], tuple[Span, ...]] = {}
         layers = node.all_layers
         largest = max(self.streamed(spec) for spec in layers)
         for gpu in node.gpus:
@@ -87,9 +90,13 @@ class StreamedWeights:
 
     def spans(self, layer: LayerSpec, page: int | None) -> tuple[Span, ...]:
         """What a page holds of a layer, or what each page does."""
-        edges = [self.kept + (1 - self.kept) * p / self.pages for p in range(self.pages + 1)]
-        every = [Span(layer.number, self.part, edges[p], edges[p + 1]) for p in range(self.pages)]
-        return tuple(every if page is None else [every[page]])
+        key = layer.number, page
+        if key not in self._spans:
+            kept, n = self.kept, self.pages
+            edges = [kept + (1 - kept) * p / n for p in range(n + 1)]
+            every = [Span(layer.number, self.part, a, b) for a, b in pairwise(edges)]
+            self._spans[key] = tuple(every if page is None else [every[page]])
+        return self._spans[key]
 
     def resident(self, gpu: GpuNames, layer: int) -> list[Buffer]:
         """The buffers that hold the weights of layer `layer` of this pass."""

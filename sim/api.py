@@ -11,6 +11,7 @@ from pydantic import AliasChoices
 from schedules.errors import BadInput, Infeasible
 from schedules.model import ModelSpec
 from schedules.model_presets import load_model
+from schedules.modifiers import Modifiers, make_modifiers
 from schedules.policy import Policy, make_policy
 from schedules.routing import Routing
 from schedules.routing_presets import load_routing
@@ -90,8 +91,10 @@ def make_scenario(
     gpus: int | None = None,
     seed: int = 0,
     routing: str | Path | Routing = "uniform",
+    modifiers: Mapping[str, Any] | Modifiers | None = None,
 ) -> Scenario:
     """A scenario from names, paths or objects. Raises `BadInput` for anything unknown."""
+    changed = make_modifiers(modifiers)
     if not isinstance(model, ModelSpec):
         model = load_model(model)
     if not isinstance(hardware, Hardware):
@@ -100,7 +103,9 @@ def make_scenario(
         workload = _changed(workload, {"gen_len": gen_len, "padded": padded})
     else:
         workload = load_workload(workload, gen_len=gen_len, padded=padded)
-    return Scenario(model, hardware, workload, gpus, _routing(routing, seed, model))
+    model = changed.applied(model)
+    found = _routing(routing, seed, model)
+    return Scenario(model, hardware, workload, gpus, found, modifiers=changed)
 
 
 def _changed(workload: Workload, changes: Mapping[str, Any]) -> Workload:
@@ -151,6 +156,7 @@ def simulate(
     gpus: int | None = None,
     seed: int = 0,
     routing: str | Path | Routing = "uniform",
+    modifiers: Mapping[str, Any] | Modifiers | None = None,
 ) -> Result:
     """Simulate one schedule over a whole generation.
 
@@ -166,6 +172,8 @@ def simulate(
     seed: of the routing.
     routing: which experts the tokens take: a preset's name, `zipf:1.2`, the path of a TOML file or
         of a recorded `routing.parquet`, or a `Routing`, which has a seed of its own.
+    modifiers: what is changed of the model, or of where it lies, as `{"experts": "int4"}`; see
+        `schedules.modifiers.Modifiers`.
 
     Raises `BadInput` for what is unknown or impossible, `Infeasible` for what does not fit.
 
@@ -173,7 +181,9 @@ def simulate(
     >>> r.feasible, r.tasks
     (True, 23749)
     """
-    scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed, routing)
+    scenario = make_scenario(
+        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
+    )
     return run(scenario, find_schedule(schedule), given_policy(batch, micro_batch, policy))
 
 
@@ -190,6 +200,7 @@ def compare(
     gpus: int | None = None,
     seed: int = 0,
     routing: str | Path | Routing = "uniform",
+    modifiers: Mapping[str, Any] | Modifiers | None = None,
 ) -> Comparison:
     """Simulate several schedules (None: all) on the same scenario; see `simulate`.
 
@@ -197,12 +208,20 @@ def compare(
     micro-batch where a schedule cannot split it. Schedules that do not fit, or cannot follow what
     was asked for as others can, are in the results, with the reason.
     """
-    scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed, routing)
+    scenario = make_scenario(
+        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
+    )
+    return compare_in(scenario, names, given_policy(batch, micro_batch, policy))
+
+
+def compare_in(
+    scenario: Scenario, names: Iterable[str] | None, given: Mapping[str, Any]
+) -> Comparison:
+    """`compare` in a scenario, with policy values under their standard names."""
     wanted = [names] if isinstance(names, str) else names
     kinds = [find_schedule(name) for name in (schedules() if wanted is None else wanted)]
     if not kinds:
         raise BadInput("no schedule to compare; name at least one")
-    given = given_policy(batch, micro_batch, policy)
     unused = set(given) - {"N", "mu"} - {knob for kind in kinds for knob in kind.knobs}
     if unused:
         make_policy({"N": 1, "mu": 1} | {key: given[key] for key in unused})  # says what is unknown

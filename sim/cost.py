@@ -1,6 +1,7 @@
 """Cost models: they turn `Work` into seconds, and nothing else does."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import final
 
 import numpy as np
 
@@ -8,23 +9,41 @@ from schedules.errors import BadInput, suggest
 from schedules.graph import FloatArray, TaskGraph
 from schedules.task import Work
 from sim.hardware import Hardware
+from sim.hardware_parts import LINKS
+
+_PLACE: dict[str, int] = {name: place for place, name in enumerate(LINKS)}
 
 
-class CostModel(Protocol):
-    """Seconds of a task on its stream, and of the thread that issues it."""
+class CostModel(ABC):
+    """Seconds of a task on its stream, and of the thread that issues it.
 
-    @property
-    def sync_s(self) -> float:
-        """Seconds of the issuing thread for a wait that is over."""
+    A task takes as long as the slowest of the resources that it uses, and fixed costs beside. What
+    each resource needs is affine in the amounts of work; so the steps of a generation, whose
+    amounts are affine in the step, can be priced from two of them.
+    """
 
-    def seconds(self, work: Work) -> float:
-        """Seconds that the task takes once it runs."""
+    sync_s: float
+    """Seconds of the issuing thread for a wait that is over."""
 
+    @abstractmethod
+    def limits(self, work: Work) -> list[float]:
+        """Seconds that each resource alone needs for it, in an order that never changes."""
+
+    @abstractmethod
+    def call_seconds(self, work: Work) -> float:
+        """Seconds of launches and other fixed costs, beside those."""
+
+    @abstractmethod
     def issue_seconds(self, work: Work) -> float:
         """Seconds that issuing it takes."""
 
+    @final
+    def seconds(self, work: Work) -> float:
+        """Seconds that the task takes once it runs, alone."""
+        return max(self.limits(work)) + self.call_seconds(work)
 
-class Roofline:
+
+class Roofline(CostModel):
     """The hierarchical roofline (MoE-Lightning, arXiv 2411.11217, section 3), plus fixed costs.
 
         t = max(sum over kernels of flops / rate, bytes / bandwidth of each memory,
@@ -54,24 +73,34 @@ class Roofline:
             "host": hardware.host.ffn_s.value,
             "none": 0.0,
         }
+        self._peer_call_s = (hardware.peer_call_s or hardware.link_call_s).value
         self.issue_s = hardware.host.issue_s.value
         self.sync_s = hardware.host.sync_s.value
 
-    def seconds(self, work: Work) -> float:
+    @property
+    def limit_names(self) -> tuple[str, ...]:
+        """What `limits` are of: arithmetic, each memory, each link."""
+        return ("compute", *self._memory, *LINKS)
+
+    def limits(self, work: Work) -> list[float]:
         compute = sum(
             flops / self.hardware.compute_rate(work.device, kernel, work.dtype).sustained
             for kernel, flops in work.flops.items()
             if flops
         )
-        limits = [compute / work.share]
-        for memory, size in work.bytes.items():
-            if memory == "disk":
-                continue  # only reached over its link
-            if memory not in self._memory:
+        for memory in work.bytes:
+            if memory not in self._memory and memory != "disk":  # that is reached over its link
                 raise BadInput(f"no memory '{memory}'{suggest(memory, self._memory)}")
-            limits.append(size / (self._memory[memory] * work.share))
-        limits += [size / self.link_rate(link) for link, size in work.link_bytes.items() if size]
-        return max(limits) + work.calls * self._call_s[work.device]
+        memories = [work.bytes.get(m, 0.0) / (r * work.share) for m, r in self._memory.items()]
+        links = [0.0] * len(LINKS)
+        for link, size in work.link_bytes.items():
+            if size:
+                links[_PLACE[link]] = size / self.link_rate(link)
+        return [compute / work.share, *memories, *links]
+
+    def call_seconds(self, work: Work) -> float:
+        call_s = self._peer_call_s if "peer" in work.link_bytes else self._call_s[work.device]
+        return work.calls * call_s
 
     def issue_seconds(self, work: Work) -> float:
         return 0.0 if work.device == "host" else work.calls * self.issue_s

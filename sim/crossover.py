@@ -14,9 +14,10 @@ from typing import Any
 
 from schedules.errors import BadInput
 from schedules.model import ModelSpec
+from schedules.modifiers import Modifiers
 from schedules.routing import Routing
 from schedules.workload import Workload
-from sim.api import MOST_SEQUENCES, compare, given_policy, make_scenario
+from sim.api import MOST_SEQUENCES, compare_in, given_policy, make_scenario
 from sim.crossover_result import Crossover, Point
 from sim.hardware_model import Hardware
 from sim.quantity import Quantity, find_quantity
@@ -42,6 +43,7 @@ def crossover(
     gpus: int | None = None,
     seed: int = 0,
     routing: str | Path | Routing = "uniform",
+    modifiers: Mapping[str, Any] | Modifiers | None = None,
     start: float | None = None,
     stop: float | None = None,
     points: int = POINTS,
@@ -61,7 +63,9 @@ def crossover(
 
     Raises `BadInput` for what is unknown or impossible.
     """
-    scenario = make_scenario(model, hardware, workload, gen_len, padded, gpus, seed, routing)
+    scenario = make_scenario(
+        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
+    )
     quantity = find_quantity(over)
     given = given_policy(batch, micro_batch, policy)
     _check(first, second, quantity, given)
@@ -71,10 +75,7 @@ def crossover(
         values = given | ({"N": round(value)} if quantity.name == "batch" else {})
         if quantity.name == "batch" and "mu" in values:
             values["mu"] = min(int(values["mu"]), round(value))
-        s = quantity.changed(scenario, value)
-        asked = (s.model, s.hardware, s.workload)
-        found = compare([first, second], *asked, policy=values, gpus=gpus, routing=s.routing)
-        return Point(value, found)
+        return Point(value, compare_in(quantity.changed(scenario, value), [first, second], values))
 
     found = refine(grid, at, quantity.whole)
     return Crossover((first, second), scenario, quantity, tuple(grid), tuple(found))

@@ -2,44 +2,34 @@
 
 Clear before fast: the semantics of moelab are read here.
 
-* A **stream** runs its tasks one at a time, in the order in which they were issued.
-* A task starts when its stream is free, it has been issued, and its dependencies have ended.
+* A **stream** starts its tasks in the order in which they were issued, one at a time, or as many at
+  once as it has lanes.
+* A task starts when it is its turn, a lane of its stream is free, it has been issued, and its
+  dependencies have ended.
 * An **issuing thread** (host) issues its tasks in program order, each taking `issue_s`. It runs
   ahead of the streams until a wait blocks it; a wait that is over costs `sync_s`. A task on a
   stream named `host...` runs on the issuing thread itself, which issues nothing meanwhile.
+* Tasks that run at the same time share **channels** (see `sim.sharing`): whenever one starts or
+  ends, the speeds of all change.
 * At equal times, the stream that comes first in the graph's list of streams acts first.
 
-Tasks depend only on tasks issued before them, so every graph ends.
+Where nothing can go on and tasks are left, they wait for one another in a circle, which an error
+names.
 """
 
-import math
 from collections.abc import Generator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simpy
+from simpy.resources.resource import Request
 
-from schedules.errors import BadInput
 from schedules.graph import FloatArray, TaskGraph, Wait
+from sim.deadlock import Stuck
+from sim.sharing import Sharing, speeds
+from sim.times import Run, checked
 
-Steps = Generator[simpy.Event, None, None]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Run:
-    """When each task of a graph ran.
-
-    Parameters
-    ----------
-    start_s, end_s: shape (n,), seconds from the start of the graph.
-    makespan_s: when the last task has ended and the last issuing thread is done.
-    issuing_s: seconds that each issuing thread spent issuing and synchronising, shape (hosts,).
-    """
-
-    start_s: FloatArray
-    end_s: FloatArray
-    makespan_s: float
-    issuing_s: FloatArray
+Steps = Generator[simpy.Event, Any, None]
 
 
 def simulate_graph(
@@ -47,49 +37,41 @@ def simulate_graph(
     duration_s: FloatArray,
     issue_s: FloatArray | None = None,
     sync_s: float = 0.0,
+    sharing: Sharing | None = None,
 ) -> Run:
     """Run the graph against a virtual clock.
 
     Parameters
     ----------
-    duration_s: seconds that each task takes, shape (n,).
+    duration_s: seconds that each task takes when it runs alone, shape (n,).
     issue_s: seconds of the issuing thread for each task, shape (n,); none when left out.
     sync_s: seconds of the issuing thread for each wait, after what it waited for has ended.
+    sharing: channels that tasks share, and what they demand; None: nothing is shared.
 
-    Raises `BadInput` when a duration is negative or not finite.
+    Raises `BadInput` when a duration is negative or not finite, `Stuck` for tasks that wait for one
+    another in a circle.
     """
-    _check(graph, duration_s, "duration_s")
-    if issue_s is None:
-        issue_s = np.zeros(len(graph))
-    _check(graph, issue_s, "issue_s")
-    if not (math.isfinite(sync_s) and sync_s >= 0):
-        raise BadInput(f"sync_s is {sync_s}; it must be a finite number of seconds >= 0")
-    return _Engine(graph, duration_s, issue_s, sync_s).run()
-
-
-def _check(graph: TaskGraph, values: FloatArray, name: str) -> None:
-    if values.shape != (len(graph),):
-        raise BadInput(f"{name} has shape {values.shape}, but the graph has {len(graph)} tasks")
-    wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
-    if wrong.size:
-        i = int(wrong[0])
-        raise BadInput(
-            f"{name} of task {i} ('{graph.ops[graph.op[i]]}') is {values[i]}; "
-            "it must be a finite number of seconds >= 0"
-        )
+    issue_s = checked(graph, duration_s, issue_s, sync_s)
+    return _Engine(graph, duration_s, issue_s, sync_s, sharing).run()
 
 
 class _Engine:
-    """One process per stream and one per issuing thread."""
+    """One process per stream and one per issuing thread; one more for each running task."""
 
     def __init__(
-        self, graph: TaskGraph, duration_s: FloatArray, issue_s: FloatArray, sync_s: float
+        self,
+        graph: TaskGraph,
+        duration_s: FloatArray,
+        issue_s: FloatArray,
+        sync_s: float,
+        sharing: Sharing | None,
     ) -> None:
         self.env = simpy.Environment()
         self.graph = graph
         self.duration = duration_s.tolist()
         self.issue = issue_s.tolist()
         self.sync_s = sync_s
+        self.channels = _Channels(self.env, sharing) if sharing is not None else None
         n = len(graph)
         self.issued: list[float | None] = [None] * n
         self.start = [0.0] * n
@@ -101,6 +83,7 @@ class _Engine:
         self.stream_of = graph.stream.tolist()
         self.on_host = [name.startswith("host") for name in graph.streams]
         self.issuing_s = np.zeros(graph.hosts)
+        self.idle_from = [0.0] * graph.hosts  # when each issuing thread is done
 
     def run(self) -> Run:
         queues: list[list[int]] = [[] for _ in self.graph.streams]
@@ -112,9 +95,14 @@ class _Engine:
             if not self.on_host[stream]:
                 self.env.process(self._stream(stream, queue))
         self.env.run()
+        left = [i for i, end in enumerate(self.end) if end is None]
+        if left:
+            raise Stuck(self.graph, left)
         end = np.array(self.end, dtype=np.float64)
         start = np.array(self.start, dtype=np.float64)
-        return Run(start, end, float(self.env.now), self.issuing_s)
+        # not env.now: timers of tasks that were sped up afterwards ring later
+        makespan = max(float(end.max(initial=0.0)), *self.idle_from)
+        return Run(start, end, makespan, self.issuing_s)
 
     def _program(self, host: int) -> list[int | Wait]:
         """What one issuing thread does, in order: tasks, and waits where they stand."""
@@ -143,24 +131,39 @@ class _Engine:
             stream = self.stream_of[item]
             if self.on_host[stream]:
                 yield from self._until(clock)
-                yield from self._execute(item)
+                yield from self._ends_of(self.after[item])
+                yield from self._run(item)
                 clock = self.env.now
             elif stream in self.wake:
                 self.wake.pop(stream).succeed()
-        yield from self._until(clock)
+        self.idle_from[host] = clock
 
     def _stream(self, stream: int, queue: list[int]) -> Steps:
+        lanes = simpy.Resource(self.env, self.graph.lanes_of(stream))
         for task in queue:
             while (issued := self.issued[task]) is None:
                 self.wake[stream] = self.env.event()
                 yield self.wake[stream]
             yield from self._until(issued)
-            yield from self._execute(task)
+            yield from self._ends_of(self.after[task])
+            lane = lanes.request()
+            yield lane
+            if lanes.capacity == 1:
+                yield from self._run(task)
+                lanes.release(lane)
+            else:
+                self.env.process(self._on_lane(task, lanes, lane))
 
-    def _execute(self, task: int) -> Steps:
-        yield from self._ends_of(self.after[task])
+    def _on_lane(self, task: int, lanes: simpy.Resource, lane: Request) -> Steps:
+        yield from self._run(task)
+        lanes.release(lane)
+
+    def _run(self, task: int) -> Steps:
         self.start[task] = self.env.now
-        yield self.env.timeout(self.duration[task])
+        if self.channels is None:
+            yield self.env.timeout(self.duration[task])
+        else:
+            yield from self.channels.run(task, self.duration[task])
         self.end[task] = self.env.now
         if task in self.done:
             self.done.pop(task).succeed()
@@ -175,3 +178,44 @@ class _Engine:
     def _until(self, time: float) -> Steps:
         if time > self.env.now:
             yield self.env.timeout(time - self.env.now)
+
+
+class _Channels:
+    """The tasks that run, each with the seconds that it would still take alone."""
+
+    def __init__(self, env: simpy.Environment, sharing: Sharing) -> None:
+        self.env, self.sharing = env, sharing
+        self.left: dict[int, float] = {}
+        self.since: dict[int, float] = {}  # when `left` was right
+        self.speed: dict[int, float] = {}
+        self.changed: dict[int, simpy.Event] = {}
+
+    def run(self, task: int, seconds: float) -> Steps:
+        """Run a task to its end, at whatever speed it gets."""
+        self.left[task], self.since[task] = seconds, self.env.now
+        self._share(task)
+        while True:
+            self.changed[task] = self.env.event()
+            over = self.env.timeout(self.left[task] / self.speed[task])
+            found = yield over | self.changed[task]
+            if over in found:
+                break
+        for known in (self.left, self.since, self.speed, self.changed):
+            known.pop(task)
+        self._share()
+
+    def _share(self, newcomer: int | None = None) -> None:
+        """Give every running task its speed, and tell those whose speed has changed."""
+        tasks = list(self.left)
+        found = speeds(self.sharing.demand[tasks], self.sharing.capacity)
+        for task, speed in zip(tasks, found, strict=True):
+            before = self.speed.get(task)
+            if task == newcomer or before == speed:
+                self.speed[task] = speed
+                continue
+            assert before is not None
+            now = self.env.now
+            self.left[task] = max(0.0, self.left[task] - (now - self.since[task]) * before)
+            self.since[task], self.speed[task] = now, speed
+            if not self.changed[task].triggered:
+                self.changed[task].succeed()

@@ -34,6 +34,8 @@ class Hardware(Part):
         `pin_parallel` (the same copy by all threads of a process that does nothing else meanwhile),
         `peer` (GPU to GPU, exactly when there are several), `disk` (exactly when there is a disk).
     link_call_s: fixed seconds of one copy call.
+    peer_call_s: of one message between GPUs where a network joins them, its latency included; None:
+        as of any copy.
     shared_host_link: whether several GPUs share one path to the host.
     host: the issuing thread.
     disk: bytes of the disk, where there is one.
@@ -58,6 +60,7 @@ class Hardware(Part):
     shared_host_link: Flag
     host: Host
     disk: Amount | None = None
+    peer_call_s: Amount | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Hardware":
@@ -72,6 +75,8 @@ class Hardware(Part):
             if link in self.links and not needed:
                 lack = "gpu.count is 1" if link == "peer" else "no [disk] says how large it is"
                 raise ValueError(f"links.{link} is given, but {lack}")
+        if self.peer_call_s and self.gpu.count == 1:
+            raise ValueError("peer_call_s is given, but gpu.count is 1")
         if self.host.pinnable_fraction.value > 1:
             raise ValueError("host.pinnable_fraction.value must be at most 1")
         return self

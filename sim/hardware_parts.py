@@ -7,7 +7,7 @@ not enter.
 
 from collections.abc import Mapping
 from reprlib import repr as short
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from schedules.errors import suggest
 from schedules.task import KERNELS, DType, KernelClass
 
 Link = Literal["h2d", "d2h", "h2d_pageable", "d2h_pageable", "pin", "pin_parallel", "peer", "disk"]
+LINKS: tuple[Link, ...] = get_args(Link)
 
 LINKS_OF_ALL: tuple[Link, ...] = (
     "h2d",

@@ -20,7 +20,7 @@ from schedules.placing import Capacities, OpenIssuer
 from schedules.schedule import Schedule
 from schedules.task import Task
 from schedules.timeline import COLUMNS, Timeline
-from sim.engine import simulate_graph
+from sim.compiled import simulate_graph
 from sim.generation import Phase, issue_phase
 from sim.phase_frame import phase_frame
 

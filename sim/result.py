@@ -102,6 +102,7 @@ class Result:
                 "dtype": s.model.dtype,
                 "n_gpus": s.gpus_for(type(self.generation.schedule)),
                 "routing": s.routing.model_dump(),
+                "modifiers": s.modifiers.told(),
                 "host_memory_pinned": self.generation.schedule.node.pinned,
             },
         }

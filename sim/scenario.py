@@ -8,6 +8,7 @@ from schedules.graph import RecordingIssuer
 from schedules.issuer import Issuer
 from schedules.kernels import Kernels
 from schedules.model import ModelSpec
+from schedules.modifiers import Modifiers
 from schedules.placing import Capacities, Placement
 from schedules.placing import place as place_on_node
 from schedules.policy import Policy
@@ -15,7 +16,7 @@ from schedules.routing import Routing
 from schedules.routing_trace import routing_trace
 from schedules.schedule import Schedule
 from schedules.workload import Workload
-from sim.hardware import Hardware
+from sim.hardware import Hardware, hardware_names, load_hardware
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Scenario:
     gpus: GPUs to use, at most those of the machine; None: all that the schedule can use.
     routing: which experts the tokens take.
     kernels: which kernels run; None: those of each schedule's published implementation.
+    modifiers: what has been changed of the model, which has them already, and where it lies.
     """
 
     model: ModelSpec
@@ -35,6 +37,7 @@ class Scenario:
     gpus: int | None = None
     routing: Routing = field(default_factory=Routing)
     kernels: Kernels | None = None
+    modifiers: Modifiers = field(default_factory=Modifiers)
 
     def gpus_for(self, kind: type[Schedule]) -> int:
         """How many GPUs the schedule uses. Raises `BadInput` when there are not as many."""
@@ -57,6 +60,7 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
     workload, gpus = scenario.workload, scenario.gpus_for(kind)
     kind.check(policy, gpus)
     _check_context(scenario)
+    _check_disk(scenario)
 
     def open_issuer(
         streams: tuple[str, ...],
@@ -79,8 +83,18 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
             gpus=gpus,
             routing=scenario.routing,
             kernels=scenario.kernels,
+            ssd=scenario.modifiers.ssd,
         ),
     )
+
+
+def _check_disk(scenario: Scenario) -> None:
+    if scenario.modifiers.ssd and scenario.hardware.disk is None:
+        presets = [name for name in hardware_names() if load_hardware(name).disk is not None]
+        raise BadInput(
+            f"modifier 'ssd' needs a disk, and hardware '{scenario.hardware.name}' has none; give "
+            f"it [disk] and [links.disk], or take one that has a disk: {', '.join(presets)}"
+        )
 
 
 def _check_context(scenario: Scenario) -> None:

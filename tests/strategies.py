@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from schedules.errors import Infeasible
 from schedules.graph import RecordingIssuer, TaskGraph
 from schedules.lengths import Listed
+from schedules.model import ModelSpec
 from schedules.model_presets import load_model
+from schedules.modifiers import Modifiers, make_modifiers
 from schedules.policy import Policy, make_policy
 from schedules.schedule import Schedule
 from schedules.task import NOTHING, Buffer, Task
@@ -208,6 +210,19 @@ MODELS = (
 MACHINES = ("gcp-t4-24c", "gcp-t4x2-32c", "h200-16c")
 
 
+OTHER_KNOBS: dict[str, st.SearchStrategy[object]] = {
+    "expert_slots": st.sampled_from([0, 1, 3]),
+    "preload": st.integers(1, 3),
+    "accuracy": st.sampled_from([None, 0.0, 0.7, 1.0]),
+    "cache_ratio": st.sampled_from([0.0, 0.3, 1.0]),
+    "cache": st.sampled_from(["lru", "lfu", "fifo", "lifo", "hobbit", "edgemoe", "moe-infinity"]),
+    "per_layer": st.booleans(),
+    "sync": st.sampled_from([None, False, True]),
+    "values": st.sampled_from([1, 84]),
+}
+"""Those whose values go with any others."""
+
+
 class Case(NamedTuple):
     """A schedule's run: a small model on a machine, with a policy that suits the schedule."""
 
@@ -220,7 +235,7 @@ class Case(NamedTuple):
         workload = f"{scenario.workload.prompt_lengths}, gen_len={scenario.workload.gen_len}"
         return (
             f"{self.kind.name}: {scenario.model.name} on {scenario.hardware.name}; {workload}, "
-            f"padded={scenario.workload.padded}; {self.policy}"
+            f"padded={scenario.workload.padded}; {self.policy}; {scenario.modifiers.told()}"
         )
 
 
@@ -237,11 +252,9 @@ def cases(draw, kind: type[Schedule], model: str, max_gen_len: int = 3, machines
         padded=draw(st.booleans()),
         source="drawn",
     )
-    scenario = Scenario(
-        load_model(model).with_layers(draw(st.integers(gpus, 3))),
-        machine,
-        workload,
-    )
+    plain = load_model(model).with_layers(draw(st.integers(gpus, 3)))
+    changed = _modifiers(draw, plain, kind)
+    scenario = Scenario(changed.applied(plain), machine, workload, modifiers=changed)
     batch = draw(st.integers(gpus, 12))
     policy = {"N": batch, "mu": batch if kind.one_batch else draw(st.integers(1, batch))}
     return Case(scenario, kind, make_policy(policy | _knobs(draw, scenario, kind)))
@@ -263,9 +276,35 @@ def _knobs(draw, scenario: Scenario, kind: type[Schedule]) -> dict[str, object]:
         values["cpu_tokens"] = draw(st.sampled_from([None, 0, 1, 100]))
     if "deferred" in kind.knobs:
         values["deferred"] = draw(st.integers(0, max(0, scenario.model.top_k - 1)))
-    if "expert_slots" in kind.knobs:
-        values["expert_slots"] = draw(st.sampled_from([0, 1, 3]))
+    if "values" in kind.knobs:
+        values["values"] = draw(st.sampled_from([1, 84]))
+    if "level" in kind.knobs:
+        blocks = sum(layer.is_moe for layer in scenario.model.decoder_layers)
+        values["level"] = draw(st.integers(1, max(1, blocks - 1)))
+    for key, drawn in OTHER_KNOBS.items():
+        if key in kind.knobs:
+            values[key] = draw(drawn)
     return values
+
+
+def _modifiers(draw, model: ModelSpec, kind: type[Schedule]) -> Modifiers:
+    """None in half of the cases; otherwise some that suit the model and the schedule."""
+    if draw(st.booleans()):
+        return Modifiers()
+    quantised = {"kv"} | (set() if "experts" in kind.decides else {"weights", "experts"})
+    width = st.sampled_from(["int8", "int4"])
+    some: dict[str, st.SearchStrategy[object]] = dict.fromkeys(sorted(quantised), width)
+    if model.top_k > 1 and "skip" not in kind.decides:
+        some["skip"] = st.sampled_from([0.2, 0.5, 1.0])
+    if model.n_experts > 1:
+        some["keep"] = st.integers(max(2, model.top_k), model.n_experts)
+    if "ssd" not in kind.decides:
+        some["ssd"] = st.sampled_from(["serial", "overlapped"])
+    values = draw(st.fixed_dictionaries({}, optional=some))
+    if values.keys() & quantised:
+        values["group"] = draw(st.sampled_from([8, 64, 128]))
+        values["fused"] = draw(st.booleans())
+    return make_modifiers(values)
 
 
 def feasible(case: Case) -> Case:

@@ -11,6 +11,7 @@ from runtime.functions.grouped import grouped_experts, stacks
 from runtime.functions.linear import row_blocks
 from runtime.pieces import LayerWeights
 from runtime.workspace import Workspace
+from schedules.choices import SKIPPED
 
 
 def experts(
@@ -28,7 +29,8 @@ def experts(
     experts, it takes three such products. Otherwise the tokens are sorted by expert and each
     expert that is touched takes three plain ones; then only its rows need be at hand, and on CUDA
     the host waits for the number of tokens of each expert (one event), as any such loop must.
-    Both are deterministic: an expert sees a token once, and experts follow one another in order.
+    Choices that are skipped (`SKIPPED`) add nothing. Both are deterministic: an expert sees a token
+    once, and experts follow one another in order.
     """
     whole = stacks(arch, w, normed)
     if whole is not None:
@@ -36,12 +38,12 @@ def experts(
         return
     k, width = ids.shape[1], arch.ffn_width(is_moe=True)
     order = torch.argsort(ids.view(-1), stable=True)
-    counts = _on_host(_counts(ids, arch.spec.n_experts))
+    skipped, *counts = _on_host(_counts(ids, arch.spec.n_experts))
     tokens = order.div(k, rounding_mode="floor")
     weights = gates.view(-1, 1).index_select(0, order)
     hidden_bytes, item = normed.shape[1] * normed.element_size(), normed.element_size()
     step = ws.rows(hidden_bytes, width * item, width * item, limit=max(1, *counts))
-    start = 0
+    start = skipped  # they are sorted before all experts
     for expert, count in enumerate(counts):
         for first in range(start, start + count, step):
             rows = slice(first, min(first + step, start + count))
@@ -71,9 +73,10 @@ def _one(
 
 
 def _counts(ids: Tensor, n_experts: int) -> Tensor:
-    """Tokens of each expert, (n_experts,); integers, so the order of the additions is no matter."""
-    flat = ids.view(-1)
-    zeros = torch.zeros(n_experts, dtype=torch.int64, device=ids.device)
+    """Choices that are skipped, and tokens of each expert, (1 + n_experts,); integers, so the
+    order of the additions is no matter."""
+    flat = ids.view(-1) - SKIPPED
+    zeros = torch.zeros(1 + n_experts, dtype=torch.int64, device=ids.device)
     return zeros.scatter_add_(0, flat, torch.ones_like(flat))
 
 

@@ -14,11 +14,13 @@ from runtime.functions.norms import norm
 from runtime.functions.switch_router import choose_one, skip_overflow
 from runtime.pieces import LayerWeights
 from runtime.workspace import Workspace
+from schedules.choices import SKIPPED
 
 
 class Routed(NamedTuple):
     """normed (t, H): what the experts read; ids (t, k) int64 and gates (t, k): the experts that
-    each token takes, the most probable first, and their weights in `arch.gate_dtype`."""
+    each token takes, the most probable first, and their weights in `arch.gate_dtype`. A choice
+    that the model skips has the id `SKIPPED` and weight 0."""
 
     normed: Tensor
     ids: Tensor
@@ -72,4 +74,19 @@ def _choose(arch: Architecture, logits: Tensor, ids: Tensor, gates: Tensor, ws: 
     if arch.gate_norm is not None:
         size = torch.linalg.vector_norm(largest, ord=arch.gate_norm, dim=1, keepdim=True)
         largest.div_(size)
+    if arch.spec.skip_below:
+        skip_small(ids, largest, arch.spec.skip_below)
     gates.copy_(largest)
+
+
+def skip_small(ids: Tensor, gates: Tensor, below: float) -> None:
+    """Drop choices whose gate is below a share of the first one's; the rest make up for them.
+
+    Not All Experts Are Equal (arXiv 2402.14800, section 3.3): with two experts whose gates sum to
+    1, the first then has 1. In general the sum of the gates stays as it was.
+    """
+    skipped = gates < below * gates[:, :1]
+    total = gates.sum(dim=1, keepdim=True)
+    ids.masked_fill_(skipped, SKIPPED)
+    gates.masked_fill_(skipped, 0)
+    gates.mul_(total / gates.sum(dim=1, keepdim=True))

@@ -44,7 +44,7 @@ class Accelerate(Schedule):
     def module_bytes(self, spec: LayerSpec) -> tuple[float, float]:
         """Weights of the attention, and of the FFN with its router."""
         work = self.node.work
-        attention = spec.attention_parameters * work.b
+        attention = work.projection_bytes(spec)
         return attention, work.layer_bytes(spec) - attention
 
     def prefill(self) -> None:

@@ -162,9 +162,9 @@ class StageMemory:
 
     def weight_bytes(self, spec: LayerSpec, kind: Kind) -> float:
         """Weights of one of FlexGen's layers."""
-        attention = spec.attention_parameters
-        count = attention if kind == "attention" else spec.parameters - attention
-        return count * self.node.work.b
+        work = self.node.work
+        attention = work.projection_bytes(spec)
+        return attention if kind == "attention" else work.layer_bytes(spec) - attention
 
     def streamed(self, spec: LayerSpec, kind: Kind) -> list[float]:
         """Bytes of each tensor of them that live in host memory; 0 for a tensor on the GPU.

@@ -14,6 +14,7 @@ from schedules.expert.pre_gated import PreGated
 from schedules.expert.prefetch_all import PrefetchAll
 from schedules.expert.read_me import ReadME
 from schedules.expert.sida import SiDA
+from schedules.expert.ultramem import UltraMem
 
 BUILT_IN = (
     DecoderResident,
@@ -30,4 +31,5 @@ BUILT_IN = (
     PreGated,
     ReadME,
     SiDA,
+    UltraMem,
 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.choices import first_instead, token_counts
 from schedules.contents import Span
 from schedules.errors import BadInput
 from schedules.expert.cache_scored import EdgeMoE
@@ -36,6 +37,7 @@ class EdgeMoEOffloading(ForeseesExperts):
     """
 
     for_real = False
+    decides = frozenset({"experts", "ssd"})
     name = "edgemoe"
     title = "experts on disk in 2 to 8 bits, preloaded along activation paths"
     paper = "EdgeMoE, arXiv 2308.14352, sections III-B and III-C"
@@ -75,11 +77,12 @@ class EdgeMoEOffloading(ForeseesExperts):
     def moe(self, slot: Slot, spec: LayerSpec, tokens: float, after: Work | None) -> None:
         block = self.blocks.index(spec)
         ids = self.answer(self.ask(spec, tokens, self.routed))
-        counts = np.bincount(ids.ravel(), minlength=spec.n_experts)
+        counts = token_counts(ids, spec.n_experts)
         chosen = np.flatnonzero(counts).tolist()
         self.store.judge(block, chosen)
         held = self.bring(self.store, block, self.store.request(block, chosen))
         self.run_experts(spec, tokens, counts, [self.routed, *held], after)
+        ids = first_instead(ids)
         self.paths.learn(block, ids, self.taken)
         self.taken = [ids, *self.taken][:2]
         if block + 1 < len(self.blocks):

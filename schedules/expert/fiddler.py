@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.choices import token_counts
 from schedules.contents import Span
 from schedules.expert.on_cpu import ExpertsOnCPU
 from schedules.model import LayerSpec
@@ -49,7 +50,7 @@ class Fiddler(ExpertsOnCPU):
                 self.gpu,
                 f"popular experts[{spec.stack} {spec.index}]",
                 len(experts) * self.expert_bytes(spec),
-                [Span(spec.number, "expert", expert=expert) for expert in experts],
+                named(spec, experts),
             )
             for spec, experts in self.popular.items()
         }
@@ -79,7 +80,8 @@ class Fiddler(ExpertsOnCPU):
         return max(0, min(there_are, int(free / largest)))
 
     def ffn(self, spec: LayerSpec, tokens: float, after: Work | None) -> None:
-        counts = self.named(spec, tokens, self.routed)
+        ids = self.named_ids(spec, tokens, self.routed)
+        counts = token_counts(ids, spec.n_experts)
         chosen = np.flatnonzero(counts).tolist()
         here = [expert for expert in chosen if expert in self.popular[spec]]
         away = [expert for expert in chosen if expert not in here]
@@ -88,41 +90,43 @@ class Fiddler(ExpertsOnCPU):
         parts = self.shared(spec, tokens)
         last: Task | None = None
         if here:
-            last = self.on_gpu(spec, counts[here].tolist(), self.kept[spec])
+            last = self.on_gpu(spec, counts, here, self.kept[spec])
         for expert in copied:
             self.load(spec, expert, self.placeholder)
-            last = self.on_gpu(spec, counts[[expert]].tolist(), self.placeholder)
+            last = self.on_gpu(spec, counts, [expert], self.placeholder)
         if last:
             parts = [self.sum]
         if for_cpu:
-            parts.append(self.cpu_part(spec, tokens, counts, for_cpu, last))
+            travelling = float(np.isin(ids, for_cpu).any(axis=1).sum())
+            parts.append(self.cpu_part(spec, travelling, counts, for_cpu, last))
         for where, experts in (("gpu", here), ("copy", copied), ("cpu", for_cpu)):
             self.choices[where] += int(counts[experts].sum())
         self.combine(spec, tokens, parts, after)
 
-    def on_gpu(self, spec: LayerSpec, counts: list[int], place: Buffer) -> Task:
+    def on_gpu(self, spec: LayerSpec, counts: Counts, experts: list[int], place: Buffer) -> Task:
         """Those of the chosen experts that lie in `place`, added to the sum."""
         work = self.node.work
-        each = work.join(*(work.one_expert(spec, (count,)) for count in counts))
-        return self.compute("some_experts", spec, [self.x, self.routed, place], [self.sum], each)
+        each = work.join(*(work.one_expert(spec, (int(counts[e]),)) for e in experts))
+        reads, where = [self.x, self.routed, place], (spec.index, self.micro_batch)
+        return self.node.issuer.task(
+            "some_experts", self.gpu.gpu, reads, [self.sum], each, *where, named(spec, experts)
+        )
 
     def cpu_part(
         self, spec: LayerSpec, tokens: float, counts: Counts, experts: list[int], last: Task | None
     ) -> Buffer:
-        """The CPU's experts, from sending the tokens to having the sum of the outputs back.
+        """The CPU's experts, from sending their tokens to having the sum of the outputs back.
 
         The copy of the tokens is queued behind the GPU's experts, whose `last` task it waits for.
         """
         issuer = self.node.issuer
         if last:
             issuer.wait(last)
-        travelling = min(tokens, float(counts[experts].sum()))
-        self.send(spec, travelling)
+        self.send(spec, tokens, what=named(spec, experts))
         for expert in experts:
-            what = (Span(spec.number, "expert", expert=expert),)
-            done = self.on_cpu("cpu_experts", spec, 1, float(counts[expert]), what=what)
-            issuer.wait(done)
-        return self.fetch(spec, travelling)
+            rows, what = float(counts[expert]), named(spec, [expert])
+            issuer.wait(self.on_cpu("cpu_experts", spec, 1, rows, what=what))
+        return self.fetch(spec, tokens)
 
     def facts(self) -> dict[str, float]:
         """Shares of the tokens' choices whose expert was on the GPU, and that the CPU computed."""
@@ -130,3 +134,8 @@ class Fiddler(ExpertsOnCPU):
         if not total:
             return {}
         return {"hit_rate": self.choices["gpu"] / total, "cpu_share": self.choices["cpu"] / total}
+
+
+def named(spec: LayerSpec, experts: list[int]) -> tuple[Span, ...]:
+    """These experts of a layer, for a task that computes them or takes their tokens."""
+    return tuple(Span(spec.number, "expert", expert=expert) for expert in experts)

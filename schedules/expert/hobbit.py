@@ -7,13 +7,18 @@ from schedules.expert.hobbit_precision import (
     ACCURACY,
     HIGH_UP_TO,
     LOW_UP_TO,
+    Weights,
     draw_scores,
+    foreseen_rightly,
     mistaken,
+    unimportance,
 )
 from schedules.expert.hobbit_stores import MixedPrecision, Wanted
 from schedules.model import LayerSpec
 from schedules.node import Slot
 from schedules.task import Buffer, Task, Work
+
+Ids = NDArray[np.int64]
 
 
 class HOBBIT(MixedPrecision):
@@ -27,12 +32,16 @@ class HOBBIT(MixedPrecision):
 
     Simplified: an expert comes in the best precision that one of its tokens asks for. 4-bit experts
     are written out in the model's format before they are computed, where HOBBIT's kernels
-    (llama.cpp) read them as they are. Assumed: drawn gate weights, see `draw_scores`; predictions
-    are right to a stated share (`accuracy`), and otherwise random; as many 4-bit places as others.
-    4-bit experts stay pageable where not all of them can be page-locked beside the others.
+    (llama.cpp) read them as they are. Assumed: as many 4-bit places as others; the weights of a
+    token's other choices stay as they are where one is skipped. In the simulator gate weights are
+    drawn, see `draw_scores`, and predictions are right to a stated share (`accuracy`), otherwise
+    random; the runtime has the gates' own. 4-bit experts stay pageable where not all of them can be
+    page-locked beside the others.
     """
 
-    for_real = False
+    for_real = True
+    change = "mixed-precision"
+    decides = frozenset({"experts", "skip"})
     name = "hobbit"
     title = "less important experts in 4 bits or skipped; stacked gates look ahead"
     paper = "HOBBIT, arXiv 2411.01433, sections 3.2 to 3.4"
@@ -42,13 +51,28 @@ class HOBBIT(MixedPrecision):
         super().make_room()
         levels = range(self.node.policy.level)
         self.foreseen = [self.routed_buffer(f"foreseen[{i}]") for i in levels]
+        self.expected: dict[tuple[int, int], Ids] = {}  # by block, and from how far before it
+        self.guesses, self.right = ([0] * len(levels) for _ in range(2))  # choices, by distance
+
+    def begin_pass(self) -> None:
+        self.expected.clear()
+
+    def facts(self) -> dict[str, float]:
+        """Beside those of all: the share of a gate's choices that stacked gates named before it, by
+        how many blocks they looked ahead."""
+        return super().facts() | {
+            f"foreseen_share_{i + 1}": self.right[i] / self.guesses[i]
+            for i in range(self.node.policy.level)
+            if self.guesses[i]
+        }
 
     def moe(self, slot: Slot, spec: LayerSpec, tokens: float, after: Work | None) -> None:
         block = self.blocks.index(spec)
-        own = self.ask(spec, tokens, self.routed)
+        own = self.ask(spec, tokens, self.routed, "scored_gate")
         gates = self.stacked_gates(block, tokens)
         ids = self.answer(own)
-        wanted = self.wanted(block, ids)
+        self.judge_gates(block, ids)
+        wanted = self.wanted(block, ids, self.node.issuer.gate_weights(own))
         held = self.load_missing(block, wanted)
         foreseen = [self.foresee(block, ahead, gate) for ahead, gate in gates]
         self.run(spec, tokens, ids, wanted, [self.routed, *held], after)
@@ -61,15 +85,18 @@ class HOBBIT(MixedPrecision):
 
     # -- 3.2: token-level dynamic expert loading ------------------------------------------------
 
-    def wanted(self, block: int, ids: NDArray[np.int64]) -> Wanted:
-        """What is there is used; what is missing, in the precision that its score asks for."""
-        scores = self.scores(block, ids)
+    def wanted(self, block: int, ids: Ids, weights: Weights | None) -> Wanted:
+        """What is there is used; what is missing, in the precision that its score asks for.
+
+        `weights`: of the choices; None: they are drawn.
+        """
+        scores = self.scores(block, ids) if weights is None else unimportance(weights)
         best = {int(expert): scores[ids == expert].min() for expert in np.unique(ids)}
         high = [e for e in best if self.high.holds(block, e) or best[e] <= HIGH_UP_TO]
         rest = [e for e in best if e not in high]
         return Wanted(high, [e for e in rest if self.low.holds(block, e) or best[e] <= LOW_UP_TO])
 
-    def scores(self, block: int, ids: NDArray[np.int64]) -> NDArray[np.float64]:
+    def scores(self, block: int, ids: Ids) -> Weights:
         """Unimportance of each choice, drawn; the same for prediction and truth."""
         tokens, top_k = ids.shape
         return draw_scores(self.rng(block), (tokens, top_k))
@@ -99,9 +126,20 @@ class HOBBIT(MixedPrecision):
         return list(enumerate(gates, start=block + 1))
 
     def foresee(self, block: int, ahead: int, gate: Task) -> tuple[int, Wanted]:
-        """What a gate says of a block ahead, not always rightly."""
-        stated = self.node.policy.accuracy
-        accuracy = ACCURACY[ahead - block - 1] if stated is None else stated
-        rng = self.rng(ahead, ahead - block)
-        ids = mistaken(rng, self.answer(gate), self.blocks[ahead].n_experts, accuracy)
-        return ahead, self.wanted(ahead, ids)
+        """What a gate says of a block ahead; in the simulator not always rightly."""
+        ids, weights = self.answer(gate), self.node.issuer.gate_weights(gate)
+        if weights is None:
+            stated = self.node.policy.accuracy
+            accuracy = ACCURACY[ahead - block - 1] if stated is None else stated
+            rng = self.rng(ahead, ahead - block)
+            ids = mistaken(rng, ids, self.blocks[ahead].n_experts, accuracy)
+        self.expected[ahead, ahead - block] = ids
+        return ahead, self.wanted(ahead, ids, weights)
+
+    def judge_gates(self, block: int, ids: Ids) -> None:
+        """The block's own gate has named its experts: count what was foreseen."""
+        for i in range(self.node.policy.level):
+            named = self.expected.pop((block, i + 1), None)
+            if named is not None:
+                self.guesses[i] += ids.size
+                self.right[i] += foreseen_rightly(named, ids)

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from schedules.contents import Span
+from schedules.choices import token_counts
+from schedules.contents import Contents, Packed, Span
 from schedules.expert.cache_hobbit import Hobbit, UseRecords
 from schedules.expert.foreseen import ForeseesExperts, Store
-from schedules.expert.hobbit_precision import LOW_BITS
+from schedules.expert.hobbit_precision import LOW_BITS, group_of
 from schedules.model import LayerSpec
+from schedules.quantisation import SCALE_BYTES, packed_bytes
 from schedules.task import Buffer, Work
 
 
@@ -22,25 +24,32 @@ class Wanted(NamedTuple):
 
 
 class MixedPrecision(ForeseesExperts):
-    """A cache for each precision, with common records of use; host memory holds both precisions."""
+    """A cache for each precision, with common records of use; host memory holds both precisions.
+
+    `decisions` says which experts of a layer ran in which precision, by step and layer; what else a
+    gate named was skipped.
+    """
 
     def make_room(self) -> None:
         node, n_layers, records = self.node, max(1, len(self.blocks)), UseRecords()
         size = max(map(self.expert_bytes, self.blocks), default=0.0)
-        packed = self.packed_bytes(size)
+        packed = max(map(self.packed_bytes, self.blocks), default=0.0)
         self.rules = [Hobbit(n_layers, records=records) for _ in range(2)]
         self.high = self.new_store("", self.rules[0], size)
         self.low = self.new_store("4-bit ", self.rules[1], packed)
         self.unpacked = node.on_gpu(self.gpu, "unpacked", size)  # one expert at a time
-        sizes = {s: self.packed_bytes(node.work.expert_bytes(s)) for s in self.blocks}
+        sizes = {s: self.packed_bytes(s) * s.n_experts for s in self.blocks}
         lockable = node.issuer.pools["pinned"]
         locked = node.pinned and (
             lockable.used_bytes + sum(map(int, sizes.values())) <= lockable.capacity_bytes
         )
         self.packed_home = {
-            spec: node.on_host(f"4-bit weights[{spec.index}]", size, locked)
+            spec: node.on_host(
+                f"4-bit weights[{spec.index}]", size, locked, [self.packed_span(spec)]
+            )
             for spec, size in sizes.items()
         }
+        self.decisions: dict[tuple[int, int], Wanted] = {}
         self.choices = self.low_choices = self.skipped_choices = 0
 
     @property
@@ -56,9 +65,14 @@ class MixedPrecision(ForeseesExperts):
         }
         return super().facts() | shares
 
-    def packed_bytes(self, size_bytes: float) -> float:
-        """Of weights in 4 bits instead of the model's format; scales are left out."""
-        return size_bytes * LOW_BITS / (8 * self.node.work.b)
+    def packed_bytes(self, spec: LayerSpec) -> float:
+        """Of an expert in 4 bits, its scales included."""
+        group = group_of(self.node.model, spec)
+        return spec.expert_parameters * packed_bytes(LOW_BITS, group)
+
+    def packed_span(self, spec: LayerSpec, expert: int = -1) -> Packed:
+        """An expert of a layer in 4 bits, or all of them."""
+        return Packed(spec.number, LOW_BITS, group_of(self.node.model, spec), expert)
 
     def fetch(self, store: Store, block: int, expert: int, place: Buffer) -> None:
         """Copy an expert in the precision of the store."""
@@ -66,9 +80,8 @@ class MixedPrecision(ForeseesExperts):
         if store is self.high:
             self.load(spec, expert, place)
             return
-        what = Span(spec.number, "expert", expert=expert)
-        size = self.packed_bytes(self.expert_bytes(spec))
-        self.copy("load_packed_expert", spec, place, size, what, self.packed_home[spec])
+        what, home = self.packed_span(spec, expert), self.packed_home[spec]
+        self.copy("load_packed_expert", spec, place, self.packed_bytes(spec), what, home)
 
     def run(
         self,
@@ -79,15 +92,36 @@ class MixedPrecision(ForeseesExperts):
         reads: list[Buffer],
         after: Work | None,
     ) -> None:
-        """Compute what is there, those in 4 bits after they have been written out."""
-        counts = np.bincount(ids.ravel(), minlength=spec.n_experts)
-        every, low = int(counts.sum()), int(counts[wanted.low].sum())
-        kept = np.zeros_like(counts)
-        kept[wanted.high + wanted.low] = counts[wanted.high + wanted.low]
-        self.choices += every
-        self.low_choices += low
-        self.skipped_choices += every - int(kept.sum())
+        """Compute what is there, those in 4 bits after they have been written out.
+
+        The task names the experts that run, each in its precision, and reads their places.
+        """
+        node, counts = self.node, token_counts(ids, spec.n_experts)
+        chosen = [e for e in np.flatnonzero(counts).tolist() if e in {*wanted.high, *wanted.low}]
+        self._count(spec, counts, wanted, chosen)
+        work = node.work.routed_experts(spec, tokens, tuple(counts[chosen].tolist()))
         if wanted.low:
-            unpack = self.node.work.unpack(spec, (LOW_BITS,) * len(wanted.low))
-            after = self.node.work.join(unpack, after)
-        self.run_experts(spec, tokens, kept, reads, after)
+            scale_bytes = SCALE_BYTES / group_of(node.model, spec)
+            unpack = node.work.unpack(spec, (LOW_BITS,) * len(wanted.low), scale_bytes)
+            after = node.work.join(unpack, after)
+        what: list[Contents] = [Span(spec.number, "expert", expert=e) for e in wanted.high]
+        what += [self.packed_span(spec, e) for e in wanted.low]
+        node.issuer.task(
+            "mixed_experts",
+            self.gpu.gpu,
+            [self.x, *reads],
+            [self.x, self.unpacked],
+            node.work.join(work, after),
+            spec.index,
+            self.micro_batch,
+            tuple(what),
+        )
+
+    def _count(
+        self, spec: LayerSpec, counts: NDArray[np.int64], wanted: Wanted, chosen: list[int]
+    ) -> None:
+        """Note who runs in which precision."""
+        self.decisions[self.node.step, spec.index] = wanted
+        self.choices += int(counts.sum())
+        self.low_choices += int(counts[wanted.low].sum())
+        self.skipped_choices += int(counts.sum() - counts[chosen].sum())

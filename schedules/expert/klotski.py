@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.choices import SKIPPED, first_instead, token_counts
 from schedules.expert.pooled import PooledExperts
 from schedules.expert.popularity import Popularity
 from schedules.kernels import Kernels
@@ -66,14 +67,17 @@ class Klotski(PooledExperts):
 
         An expert is computed for one batch after the other: a call for each that takes it.
         """
+        counted = []
         for slot in slots:
             ids = self.node.issuer.routing(self.gate(spec, slot))
-            self.experts.add(ids.ravel().tolist())
+            self.experts.add(ids[ids != SKIPPED].tolist())
             self.experts.bring()
             before = self.before[slot.micro_batch] if self.before else None
-            self.popularity.learn(spec, before, ids)
-            self.now.append(ids)
-        counts = np.array([np.bincount(x.ravel(), minlength=spec.n_experts) for x in self.now])
+            taken = first_instead(ids)
+            self.popularity.learn(spec, before, taken)
+            self.now.append(taken)
+            counted.append(token_counts(ids, spec.n_experts))
+        counts = np.array(counted)
         calls = {e: tuple(n[n > 0].tolist()) for e, n in enumerate(counts.T) if n.any()}
         self.needed += len(calls)
         self.prefetched += len(self.hot)

@@ -40,6 +40,7 @@ class KTransformers(ExpertsOnCPU):
     steps_alike = True
     turns = 2  # what is deferred comes out with the next block, beside what this one gives
     pins_tokens = True
+    host_pieces = "span"  # the CPU computes all experts of a layer in one task
 
     def __init__(self, node: Node) -> None:
         super().__init__(node)
@@ -69,7 +70,8 @@ class KTransformers(ExpertsOnCPU):
     ) -> tuple[tuple[float, float], tuple[float, float] | None]:
         """Expected (experts, choices) that are computed at once, and those that are deferred."""
         shape = spec.n_experts, spec.top_k, spec.stack, spec.index
-        every = self.node.work.routing.expected_distinct(tokens, *shape), tokens * spec.top_k
+        distinct = self.node.work.routing.expected_distinct(tokens, *shape, kept=spec.kept)
+        every = distinct, tokens * spec.choices
         now, later = every, None
         if deferred := self.deferred(spec):
             shares = popularity(self.node.work.routing, spec)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.choices import token_counts
 from schedules.expert.cache_infinity import MoEInfinity
 from schedules.expert.cache_traces import ActivationTraces
 from schedules.expert.foreseen import ForeseesExperts, Store
@@ -59,7 +60,7 @@ class MoEInfinityOffloading(ForeseesExperts):
     def moe(self, slot: Slot, spec: LayerSpec, tokens: float, after: Work | None) -> None:
         block = self.blocks.index(spec)
         ids = self.answer(self.ask(spec, tokens, self.routed))
-        counts = np.bincount(ids.ravel(), minlength=spec.n_experts)
+        counts = token_counts(ids, spec.n_experts)
         chosen = np.flatnonzero(counts).tolist()
         self.current[block] = counts
         predicted = self.traces.predict(self.current, block)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from schedules.activations import Activations, keep_resident
 from schedules.cache import KVCache
-from schedules.contents import Span
+from schedules.choices import Ids, token_counts
+from schedules.contents import Contents, Span
 from schedules.expert.cache import ExpertCache
 from schedules.expert.cache_counts import experts_in_ratio
 from schedules.expert.cache_named import cache_policy
@@ -36,6 +36,7 @@ class MovesExperts(Schedule):
     steps_alike = False
     pinned_default: ClassVar[Literal["never", "if_it_fits"]] = "if_it_fits"
     sync_default: ClassVar[bool] = True
+    host_pieces: ClassVar[Literal["expert", "span"]] = "expert"
     micro_batch = 0  # that runs now
 
     def __init__(self, node: Node) -> None:
@@ -156,10 +157,12 @@ class MovesExperts(Schedule):
         self.run_experts(spec, tokens, counts, [self.routed, *held], after)
         places.release(spec, np.flatnonzero(counts).tolist())
 
-    def named(
-        self, spec: LayerSpec, tokens: float, routed: Buffer, op: str = "gate"
-    ) -> NDArray[np.int64]:
-        """Let a gate name experts of a layer, and read back how many tokens go to each.
+    def named(self, spec: LayerSpec, tokens: float, routed: Buffer, op: str = "gate") -> Ids:
+        """How many tokens go to each expert of a layer; see `named_ids`."""
+        return token_counts(self.named_ids(spec, tokens, routed, op), spec.n_experts)
+
+    def named_ids(self, spec: LayerSpec, tokens: float, routed: Buffer, op: str = "gate") -> Ids:
+        """Let a gate name experts of a layer, and read back each token's, shape (tokens, top_k).
 
         In the authors' system that is a blocking copy on CUDA's default stream, which waits for the
         copies of experts too.
@@ -171,9 +174,9 @@ class MovesExperts(Schedule):
             if self.last_copy is not None:
                 issuer.wait(self.last_copy)
             synchronise(self.node, self.gpu, routed, spec)
-        return np.bincount(ids.ravel(), minlength=spec.n_experts)
+        return ids
 
-    def asked(self, spec: LayerSpec, tokens: float) -> NDArray[np.int64] | None:
+    def asked(self, spec: LayerSpec, tokens: float) -> Ids | None:
         """`named` where all experts will be there: the ideal form does not ask (None)."""
         return self.named(spec, tokens, self.routed) if self.syncs else None
 
@@ -181,7 +184,7 @@ class MovesExperts(Schedule):
         self,
         spec: LayerSpec,
         tokens: float,
-        counts: NDArray[np.int64] | None,
+        counts: Ids | None,
         reads: Sequence[Buffer],
         after: Work | None,
     ) -> None:
@@ -196,7 +199,7 @@ class MovesExperts(Schedule):
         self,
         spec: LayerSpec,
         tokens: float,
-        counts: NDArray[np.int64],
+        counts: Ids,
         reads: Sequence[Buffer],
         after: Work | None,
     ) -> None:
@@ -207,7 +210,7 @@ class MovesExperts(Schedule):
         self.compute("experts", spec, [self.x, *reads], [self.x], work)
 
     def load_all(
-        self, spec: LayerSpec, counts: NDArray[np.int64], places: Places | CachedPlaces
+        self, spec: LayerSpec, counts: Ids, places: Places | CachedPlaces
     ) -> tuple[Buffer, ...]:
         """Copy the experts that were named and are not there; returns where all of them are."""
         assigned = places.assign(spec, np.flatnonzero(counts).tolist())
@@ -226,7 +229,7 @@ class MovesExperts(Schedule):
         spec: LayerSpec,
         place: Buffer,
         size_bytes: float,
-        what: Span,
+        what: Contents,
         home: Buffer | None = None,
     ) -> None:
         """Copy experts of a layer to the GPU, from `home` if they lie elsewhere too."""
@@ -285,7 +288,8 @@ class MovesExperts(Schedule):
         moe = [spec for spec in self.node.model.encoder_layers if spec.is_moe]
         expected = self.node.work.routing.expected_distinct
         counts = [
-            int(np.ceil(expected(tokens, s.n_experts, s.top_k, s.stack, s.index))) for s in moe
+            int(np.ceil(expected(tokens, s.n_experts, s.top_k, s.stack, s.index, s.kept)))
+            for s in moe
         ]
         return self._places("encoder ", moe, max(counts, default=0))
 

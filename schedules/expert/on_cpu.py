@@ -16,8 +16,6 @@ class ExpertsOnCPU(MovesExperts):
     An encoder's experts are treated as a decoder's are.
     """
 
-    for_real = False
-
     turns = 1  # buffers of what goes to the CPU and what comes back
     pins_tokens = False  # these are page-locked even where weights are not
 
@@ -50,11 +48,16 @@ class ExpertsOnCPU(MovesExperts):
 
     # -- the parts of an FFN --------------------------------------------------------------------
 
-    def send(self, spec: LayerSpec, tokens: float, turn: int = 0) -> None:
-        """Hidden states, expert ids and gate weights of so many tokens to the CPU."""
+    def send(
+        self, spec: LayerSpec, tokens: float, turn: int = 0, what: tuple[Span, ...] = ()
+    ) -> None:
+        """Normed hidden states, expert ids and gate weights of so many tokens to the CPU.
+
+        `what` says which experts they are the tokens of; nothing: all tokens go.
+        """
         work = self.node.work.copy(f"d2h{self.link}", self.node.work.sent_bytes(spec, tokens))
         reads, writes = [self.x, self.routed], [self.sent[turn]]
-        self.node.issuer.task("send_tokens", self.gpu.d2h, reads, writes, work, spec.index, 0)
+        self.node.issuer.task("send_tokens", self.gpu.d2h, reads, writes, work, spec.index, 0, what)
 
     def on_cpu(
         self,

@@ -29,6 +29,7 @@ class PooledExperts(Schedule):
     kernels = Kernels(experts="loop")
     knobs = frozenset({"pinned", "r_h", "expert_slots"})
     pinned_default = "if_it_fits"
+    host_pieces = "expert"
     accumulates: ClassVar[bool] = False  # tokens wait in host memory before the FFN, too
     pins_cache: ClassVar[bool] = True  # the KV cache is page-locked where the weights are
 

@@ -7,7 +7,6 @@ from schedules.errors import BadInput
 from schedules.expert.moving import MovesExperts
 from schedules.model import LayerSpec
 from schedules.node import Node, Slot
-from schedules.policy import Policy
 from schedules.task import Buffer, Work
 
 
@@ -27,6 +26,7 @@ class PreGated(MovesExperts):
     name = "pre-gated"
     title = "a block's gate names the experts of the next one, which arrive meanwhile"
     paper = "Pre-gated MoE, arXiv 2308.12066, sections 4.1 and 4.2"
+    change = "pre-gates"
     knobs = MovesExperts.knobs | {"level", "cache", "cache_ratio"}
 
     def __init__(self, node: Node) -> None:
@@ -38,10 +38,6 @@ class PreGated(MovesExperts):
                 f"layers with experts; a pre-gate can look ahead by less than that"
             )
         super().__init__(node)
-
-    @classmethod
-    def gates_ahead(cls, policy: Policy) -> int:
-        return policy.level
 
     def make_room(self) -> None:
         turns = range(self.level + 1)

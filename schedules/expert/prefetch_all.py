@@ -21,6 +21,7 @@ class PrefetchAll(MovesExperts):
     name = "prefetch-all"
     title = "all experts of the next block copied during this one"
     paper = "SE-MoE, arXiv 2205.10034, section 4, as measured in Pre-gated MoE, arXiv 2308.12066"
+    host_pieces = "span"  # a block at a time
 
     def make_room(self) -> None:
         node, work = self.node, self.node.work

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schedules.batching import MicroBatch
+from schedules.choices import SKIPPED, token_counts
 from schedules.expert.cache import ExpertCache
 from schedules.expert.cache_counts import experts_in_ratio
 from schedules.expert.cache_policies import Belady
@@ -105,7 +106,7 @@ class ReadME(MovesExperts):
 
     def decode_step(self) -> None:
         ids = np.concatenate(self.route())
-        needs = [tuple(sorted(experts)) for experts in ids.tolist()]
+        needs = [tuple(sorted(row[row != SKIPPED].tolist())) for row in ids]
         groups = batches_by_expert(needs, self.node.policy.mu)
         batches = [self.decode_batch(group, ids) for group in groups]
         self.n_batches += len(batches)
@@ -124,7 +125,7 @@ class ReadME(MovesExperts):
 
     def count(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of each expert."""
-        return np.bincount(ids.ravel(), minlength=self.router.n_experts)
+        return token_counts(ids, self.router.n_experts)
 
     def route(self) -> list[NDArray[np.int64]]:
         """Experts of all tokens of the pass: a row for each token, an array per micro-batch."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from schedules.choices import token_counts
 from schedules.expert.moving import MovesExperts
 from schedules.expert.places import Places
 from schedules.expert.sida_predictor import HashFunction
@@ -27,7 +28,8 @@ class SiDA(MovesExperts):
     copied as soon as the batch before has passed it. With a budget (`cache_ratio`) experts stay
     until they leave first in first out. What finds no room is copied at its layer's turn. Routers
     never run, in the encoder neither; a wrong prediction runs the wrong expert, which costs
-    accuracy, not time: `wrong_share` is one minus `accuracy`.
+    accuracy, not time: `wrong_share` is one minus `accuracy`. What is computed then:
+    `runtime.predictor`.
 
     The tokens of a decode step are known when the step before has ended, so nothing hides the
     predictor of its first batch. It runs on the CPU (stream `cpu`).
@@ -37,10 +39,10 @@ class SiDA(MovesExperts):
     pageable memory, as in their code; as many experts per token as the model's router takes.
     """
 
-    for_real = False
     name = "sida"
     title = "a predictor names all layers' experts of the next batch; routers never run"
     paper = "SiDA-MoE, arXiv 2310.18859, sections 3.1 and 3.4, algorithm 1"
+    change = "predicted"
     knobs = MovesExperts.knobs | {"cache_ratio", "per_layer", "accuracy"}
     one_batch = False
     pinned_default = "never"
@@ -59,12 +61,14 @@ class SiDA(MovesExperts):
         self.states = [
             node.on_host(
                 f"predictor states[{j}]",
-                self.hash.state_bytes(node.final_context(j), batch.size),
+                self.hash.state_bytes(node.final_context(j), batch.size, batch.prompt_tokens),
             )
             for j, batch in enumerate(node.batches)
         ]
         sizes = [self.hash.table_bytes(batch.prompt_tokens) for batch in node.batches]
-        self.tables = [node.on_host(f"hash table[{j}]", size) for j, size in enumerate(sizes)]
+        self.tables = [
+            node.on_host(f"hash table[{j}]", size, node.pinned) for j, size in enumerate(sizes)
+        ]
         self.choices = [
             node.on_gpu(self.gpu, f"choices[{j}]", size) for j, size in enumerate(sizes)
         ]
@@ -110,7 +114,7 @@ class SiDA(MovesExperts):
         if j not in self.heads:
             self.predict(j)
         return {
-            spec: np.bincount(self.node.issuer.routing(head).ravel(), minlength=spec.n_experts)
+            spec: token_counts(self.node.issuer.routing(head), spec.n_experts)
             for spec, head in self.heads.pop(j).items()
         }
 

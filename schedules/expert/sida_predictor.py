@@ -2,12 +2,14 @@
 
 SiDA-MoE (arXiv 2310.18859), section 3.4.2: a fully connected layer compresses the embeddings, a
 two-layer LSTM reads them, attention with sparsemax mixes its outputs, a residual connection and one
-linear head for each layer with experts follow. The width is that of the authors' code
-(github.com/timlee0212/SiDA-MoE, src/model/predictor.py); numbers are in the model's own format.
+linear head for each layer with experts follow. Width and number format (float32) are those of the
+authors' code (github.com/timlee0212/SiDA-MoE, src/model/predictor.py); embeddings and the factors
+of the hash table have the model's own format.
 
 Simplified: operations that are linear in the width alone (sigmoids, sparsemax, sums) are left out.
 Assumed, because the authors' model is an encoder: for a new token the LSTM goes on from its state,
-and the outputs for earlier tokens are kept.
+and the outputs for earlier tokens are kept; a token attends to those before it. In a model with an
+encoder what the decoder reads follows the prompt.
 
 By hand, Switch-Base-128 (h = 768, H = 256, six layers with experts in each stack, E = 128):
 compression 768 x 256 + 256, LSTM 2 x (4 x 256 x 512 + 2 x 4 x 256), residual 256 x 256 + 256,
@@ -24,6 +26,9 @@ from schedules.task import Work
 
 WIDTH = 256
 """Of the compressed embeddings and the LSTM's states (`hidden_dim` of the authors' code)."""
+
+NUMBER_BYTES = 4
+"""Of the predictor's weights and states: float32."""
 
 LSTM_LAYERS = 2
 RECURRENT = 4 * WIDTH * WIDTH
@@ -61,18 +66,21 @@ class HashFunction:
     @property
     def weight_bytes(self) -> float:
         """Its weights and a copy of the model's embeddings, in host memory."""
-        return (self.parameters + self.work.model.embedding_parameters) * self.work.b
+        embeddings = self.work.model.embedding_parameters * self.work.b
+        return self.parameters * NUMBER_BYTES + embeddings
 
-    def state_bytes(self, tokens: float, sequences: float) -> float:
-        """The LSTM's outputs of so many tokens, and state and cell of each sequence and layer."""
-        return (tokens + 2 * LSTM_LAYERS * sequences) * WIDTH * self.work.b
+    def state_bytes(self, context: float, sequences: float, tokens: float) -> float:
+        """The LSTM's outputs of all tokens that will have been read, state and cell of each
+        sequence and layer, and what the heads take of the tokens of one pass."""
+        rows = context + 2 * LSTM_LAYERS * sequences + tokens
+        return rows * WIDTH * NUMBER_BYTES
 
     def table_bytes(self, tokens: float) -> float:
         """Expert ids and scaling factors of so many tokens in all layers."""
         return sum(self.work.routed_bytes(layer, tokens) for layer in self.layers)
 
     def _read_prompts(self, batch: MicroBatch) -> Work:
-        """Whole prompts; every token attends to all tokens of its prompt, as in the encoder."""
+        """Whole prompts; scores are computed of all pairs, and those of later tokens masked."""
         tokens = batch.prompt_tokens
         return self._read(tokens, batch.longest, batch.sum_of_squares, tokens)
 
@@ -87,16 +95,17 @@ class HashFunction:
         each pair in attention. Weights are read once, but those of the LSTM's recurrence in each of
         `steps` steps, for each needs the state of the one before.
         """
-        h, b = self.work.model.hidden_size, self.work.b
+        h = self.work.model.hidden_size
         dense = 2 * h * WIDTH + LSTM_LAYERS * 2 * 2 * RECURRENT + 2 * WIDTH * WIDTH
         weights = self.trunk_parameters + (steps - 1) * LSTM_LAYERS * RECURRENT
-        moved = weights + tokens * (h + 2 * WIDTH) + context * WIDTH
-        return self._on_cpu({"gemm": tokens * dense, "attention": 4 * WIDTH * pairs}, moved * b)
+        numbers = weights + tokens * 2 * WIDTH + context * WIDTH
+        moved = numbers * NUMBER_BYTES + tokens * h * self.work.b
+        return self._on_cpu({"gemm": tokens * dense, "attention": 4 * WIDTH * pairs}, moved)
 
     def _head(self, layer: LayerSpec, tokens: float) -> Work:
         """One layer's logits and choices: 2 H E flops a token."""
         matrix = WIDTH * layer.n_experts
-        moved = (matrix + layer.n_experts + tokens * WIDTH) * self.work.b
+        moved = (matrix + layer.n_experts + tokens * WIDTH) * NUMBER_BYTES
         moved += self.work.routed_bytes(layer, tokens)
         return self._on_cpu({"gemm": 2 * tokens * matrix}, moved)
 
@@ -104,7 +113,7 @@ class HashFunction:
         """One parallel region, as attention on the CPU is counted."""
         return Work(
             device="cpu",
-            dtype=self.work.model.dtype,
+            dtype="float32",
             flops=flops,
             bytes={"cpu": moved},
             calls=1,

@@ -14,6 +14,10 @@ from schedules.model import LayerSpec
 from schedules.node import GpuNames, Node
 from schedules.task import Buffer
 
+SPARE_BYTES = 1 << 20
+"""GPU memory that is left when experts fill it: the runtime has token ids beside the buffers, and
+rounds their sizes up."""
+
 Counts = Mapping[LayerSpec, NDArray[np.int64]]
 """Tokens of each expert, by layer."""
 
@@ -98,7 +102,8 @@ def residents_of(node: Node, gpu: GpuNames, slots: Places, others: Places) -> Re
     counts = [[_most(spec, tokens) for spec in stack if spec.is_moe] for stack, tokens in passes]
     needed = max(map(sum, counts))
     pool = node.issuer.pools[gpu.pool]
-    capacity = int((pool.capacity_bytes - pool.used_bytes) // max(slots.size_bytes, 1))
+    free = max(0, pool.capacity_bytes - pool.used_bytes - SPARE_BYTES)
+    capacity = int(free // max(slots.size_bytes + _row_bytes(node), 1))
     if ratio:
         decoder = [spec for spec in node.model.decoder_layers if spec.is_moe]
         experts = max((spec.n_experts for spec in decoder), default=0)
@@ -107,8 +112,15 @@ def residents_of(node: Node, gpu: GpuNames, slots: Places, others: Places) -> Re
     if capacity < needed:
         widest = max(max(stack, default=0) for stack in counts)
         others.take(widest)
-        capacity -= 0 if ratio else widest
+        capacity = capacity if ratio else max(0, capacity - widest)
     return Residents(slots, others, capacity if ratio else min(capacity, needed), keep=ratio > 0)
+
+
+def _row_bytes(node: Node) -> float:
+    """The longest row of an expert's matrices: the runtime keeps room for one more in each place,
+    as in all that receives rows."""
+    model = node.model
+    return max(model.hidden_size, model.expert_ffn_size) * node.work.b
 
 
 def _most(spec: LayerSpec, tokens: float) -> int:

@@ -32,6 +32,7 @@ def test_commands():
         "run",
         "replay",
         "crossover",
+        "explain",
     ]
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from runtime.device import DeviceOptions
+from runtime.predictor_files import random_predictor
 from runtime.session import Session
 from runtime.weights import WeightSource
 from schedules.errors import BadInput
@@ -16,6 +17,7 @@ from schedules.graph import TaskGraph
 from schedules.policy import Policy, make_policy
 from schedules.schedule import Schedule, find_schedule
 from schedules.timeline import COLUMNS, Timeline
+from tests.runtime.answers import Answers
 
 SCHEDULES = (
     "cgopipe",
@@ -28,10 +30,12 @@ SCHEDULES = (
     "on-demand",
     "prefetch-all",
     "decoder-resident",
+    "fiddler",
+    "ktransformers",
 )
 """Those that compute what the model does."""
 
-ALL = (*SCHEDULES, "pre-gated")
+ALL = (*SCHEDULES, "pre-gated", "sida", "hobbit")
 ONE_BATCH = tuple(name for name in ALL if find_schedule(name).one_batch)
 OPTIONS = DeviceOptions("cpu", 1 << 27, 1 << 30, gpu_threads=1, cpu_threads=1)
 
@@ -50,7 +54,7 @@ class Logits:
 
 @dataclass(frozen=True)
 class Run:
-    """What a session yielded: tokens by prompt, logits, measurements."""
+    """What a session yielded: tokens by prompt, logits, measurements, what its gates answered."""
 
     tokens: list[list[int]]
     logits: Logits
@@ -59,6 +63,8 @@ class Run:
     routing: pd.DataFrame
     peak_bytes: dict[str, int]
     predicted_bytes: dict[str, int]
+    answers: Answers
+    schedule: Schedule
 
 
 def run(
@@ -73,7 +79,11 @@ def run(
     """All tokens of a session, and what it measured."""
     kind = find_schedule(kind) if isinstance(kind, str) else kind
     logits = Logits()
+    if kind.change == "predicted":
+        more = {"predictor": random_predictor(source.architecture.spec, seed=0)} | more
     with Session(kind, source, policy, prompts, gen_len, options, logits, **more) as session:
+        answers = Answers()
+        answers.listen(session.issuer)
         steps = [session.prefill()]
         steps += [session.decode_step() for _ in range(gen_len - 1)]
         frame = pd.DataFrame(session.tasks(), columns=[*COLUMNS])
@@ -85,6 +95,8 @@ def run(
             routing=session.routing(),
             peak_bytes=session.peak_bytes,
             predicted_bytes=session.predicted_bytes,
+            answers=answers,
+            schedule=session.schedule,
         )
 
 
@@ -99,9 +111,12 @@ def policies(name: str, n: int, levels: int = 1) -> st.SearchStrategy[Policy]:
         "A_g": st.integers(0, 1),
         "pinned": st.sampled_from([None, True, False]),
         "sync": st.sampled_from([None, True, False]),
+        "per_layer": st.booleans(),
         "level": st.integers(1, levels),
         "cache": st.sampled_from(["lru", "lfu", "fifo", "lifo", "hobbit", "edgemoe"]),
         "cache_ratio": share,
+        "experts_on_gpu": st.none() | share,
+        "cpu_tokens": st.none() | st.integers(0, 4),
     }
     chosen = {key: value for key, value in values.items() if key in kind.knobs}
     mu = st.just(n) if kind.one_batch else st.integers(1, n)

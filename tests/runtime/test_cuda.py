@@ -59,9 +59,17 @@ CASES = {
     "accelerate": ("accelerate", ONE),
     "gpu-only": ("gpu-only", MANY),
     "on-demand": ("on-demand", ONE),
+    "fiddler": ("fiddler", ONE | {"experts_on_gpu": 0.4, "cpu_tokens": 2}),
+    "fiddler, page-locked": (
+        "fiddler",
+        ONE | {"experts_on_gpu": 0.4, "cpu_tokens": 2, "pinned": True},
+    ),
+    "fiddler, all on the CPU": ("fiddler", ONE | {"experts_on_gpu": 0.0, "cpu_tokens": 99}),
+    "ktransformers": ("ktransformers", ONE),
 }
 NO_WAITS = ("cgopipe", "cgopipe, cache travels", "fastdecode", "flexgen", "flexgen-cpu")
-NO_WAITS += ("zero-inference", "gpu-only", "on-demand")
+NO_WAITS += ("zero-inference", "gpu-only", "on-demand", "fiddler", "fiddler, page-locked")
+NO_WAITS += ("ktransformers",)
 HALVES = {"float16": 0.01, "bfloat16": 0.08}
 
 

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.changes import GatesAhead
 from runtime.checkpoint import Checkpoint
 from runtime.plain import plain_generate, plain_logits
 from schedules.errors import BadInput
@@ -33,10 +34,10 @@ def test_tokens_and_logits_of_the_changed_model(source, data):
     policy = data.draw(policies("pre-gated", len(lengths), levels=max(1, blocks(source) - 1)))
     prompts = random_prompts(lengths, seed=sum(lengths))
     found = run("pre-gated", source, policy, prompts, gen_len)
-    assert found.tokens == plain_generate(source, prompts, gen_len, level=policy.level)
+    assert found.tokens == plain_generate(source, prompts, gen_len, change=GatesAhead(policy.level))
     for number, (prompt, tokens) in enumerate(zip(prompts, found.tokens, strict=True)):
         ids = [*prompt, *tokens[:-1]]
-        expected = plain_logits(source, ids, policy.level)[len(prompt) - 1 :]
+        expected = plain_logits(source, ids, GatesAhead(policy.level))[len(prompt) - 1 :]
         ours = torch.stack([found.logits.seen[number, i] for i in range(len(tokens))])
         assert (ours - expected).abs().max() <= 1e-4 * expected.abs().max()
 
@@ -45,7 +46,7 @@ def test_it_is_another_function(source):
     """Or the test above would show nothing."""
     (ids,) = random_prompts([12])
     if blocks(source) > 1:
-        assert not torch.equal(plain_logits(source, ids), plain_logits(source, ids, level=1))
+        assert not torch.equal(plain_logits(source, ids), plain_logits(source, ids, GatesAhead(1)))
 
 
 def test_looking_ahead_further_than_the_model_goes(source):

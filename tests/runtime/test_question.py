@@ -22,6 +22,8 @@ BASE = {
     "dtype": "float16",
     "device": "cpu",
     "n_gpus": 1,
+    "modifiers": {},
+    "predictor": None,
 }
 OTHER = {
     "schedule": ("flexgen", "schedule was cgopipe, now it is flexgen"),
@@ -34,6 +36,8 @@ OTHER = {
     "dtype": ("float32", "dtype was float16, now it is float32"),
     "device": ("cuda", "device was cpu, now it is cuda"),
     "n_gpus": (2, "n_gpus was 1, now it is 2"),
+    "modifiers": ({"skip": 0.5}, "modifiers skip was None, now it is 0.5"),
+    "predictor": ("sha256:0f", "the predictor is not the same"),
 }
 
 

@@ -87,7 +87,7 @@ def simulated(name, spec, policy, lengths, gen_len, routing):
     return graphs, issuer.peak_bytes
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "sida"])
 @settings(max_examples=6)
 @given(data=st.data())
 def test_both_clocks_see_the_same_tasks(source, name, data):

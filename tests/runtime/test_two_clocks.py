@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.checkpoint import Checkpoint
+from runtime.quantised import modified
 from runtime.session import KERNELS
 from schedules.lengths import Listed
+from schedules.modifiers import make_modifiers
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule
 from schedules.workload import Workload
@@ -24,7 +26,7 @@ def source(tmp_path_factory):
     return Checkpoint(save_checkpoint(tmp_path_factory.mktemp("model"), "mixtral"))
 
 
-def simulated(name, spec, policy, lengths, gen_len, trace):
+def simulated(name, spec, policy, lengths, gen_len, found):
     """The graphs of prefill and of each decode step, as the simulator records them."""
     workload = Workload(
         name="test",
@@ -35,9 +37,11 @@ def simulated(name, spec, policy, lengths, gen_len, trace):
     )
     scenario = Scenario(spec, load_hardware("gcp-t4-24c"), workload, kernels=KERNELS)
     schedule = place(scenario, find_schedule(name), policy)
-    schedule.node.issuer._trace = trace
+    if find_schedule(name).change == "mixed-precision":  # it decides by the gates' weights
+        found.answers.tell(schedule.node.issuer)
+    schedule.node.issuer._trace = answer(found.routing)
     graphs = []
-    for step in range(gen_len):
+    for step in range(1 + schedule.n_decode_steps(spec.is_encoder_decoder, gen_len)):
         if step == 0:
             schedule.run_prefill()
         else:
@@ -57,6 +61,16 @@ def answer(routing):
     return trace
 
 
+def check_same(found, expected, peak):
+    """The run's graphs are the simulator's, and both count the same memory."""
+    assert len(found.graphs) == len(expected)
+    for ours, theirs in zip(found.graphs, expected, strict=True):
+        assert ours.same_structure(theirs)
+        assert np.array_equal(ours.step, theirs.step)
+        assert [ours.works[i] for i in ours.work] == [theirs.works[i] for i in theirs.work]
+    assert found.predicted_bytes["gpu"] == peak["gpu"]
+
+
 @pytest.mark.parametrize("name", ALL)
 @settings(max_examples=6)
 @given(data=st.data())
@@ -68,13 +82,31 @@ def test_both_clocks_see_the_same_tasks(source, name, data):
     prompts = random_prompts(lengths)
     found = run(name, source, policy, prompts, gen_len)
     spec = source.architecture.spec
-    expected, peak = simulated(name, spec, policy, tuple(lengths), gen_len, answer(found.routing))
-    assert len(found.graphs) == len(expected)
-    for ours, theirs in zip(found.graphs, expected, strict=True):
-        assert ours.same_structure(theirs)
-        assert np.array_equal(ours.step, theirs.step)
-        assert [ours.works[i] for i in ours.work] == [theirs.works[i] for i in theirs.work]
-    assert found.predicted_bytes["gpu"] == peak["gpu"]
+    expected, peak = simulated(name, spec, policy, tuple(lengths), gen_len, found)
+    check_same(found, expected, peak)
+
+
+MODIFIED = (
+    {"experts": "int4", "group": 16},
+    {"weights": "int8", "group": 16},
+    {"skip": 0.5},
+    {"experts": "int8", "group": 16, "skip": 0.7},
+)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not find_schedule(name).decides])
+@settings(max_examples=2)
+@given(data=st.data())
+def test_both_clocks_see_the_same_tasks_of_a_modified_model(source, name, data):
+    """Those of the scenario with the same modifiers; skipped choices are told as such."""
+    modifiers = make_modifiers(data.draw(st.sampled_from(MODIFIED)))
+    spec = modifiers.applied(source.architecture.spec)
+    lengths = data.draw(st.lists(st.integers(1, 13), min_size=1, max_size=7))
+    gen_len = data.draw(st.integers(1, 3))
+    policy = data.draw(policies(name, len(lengths)))
+    found = run(name, modified(source, spec), policy, random_prompts(lengths), gen_len)
+    expected, peak = simulated(name, spec, policy, tuple(lengths), gen_len, found)
+    check_same(found, expected, peak)
 
 
 @pytest.mark.parametrize("name", ALL)

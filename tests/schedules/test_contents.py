@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.contents import KVSpan, Span
+from schedules.contents import KVSpan, Packed, Span
 from schedules.graph import RecordingIssuer
 from schedules.layout import ATTENTION, MATRICES, SHARED, layer_matrices, rows_of
 from schedules.model import ModelSpec
 from schedules.placing import Placement, place
 from schedules.policy import make_policy
+from schedules.quantisation import Quantisation
 from schedules.routing import Routing
 from schedules.schedule import find_schedule, runnable
+from tests.schedules.test_layout import model as small_model
 from tests.schedules.test_layout import models
 
 FFN = MATRICES["ffn"]
@@ -36,14 +38,28 @@ READS = {  # matrices that a computation uses
     "prefill_layer": MATRICES["layer"],
     "gate": ("router",),
     "pre_gate": ("router",),
+    "scored_gate": ("router",),
+    "stacked_gate": ("router",),
+    "mixed_experts": SHARED[1:],  # and those that are not skipped, in either precision
     "experts": SHARED[1:],  # and the experts that were chosen
+    "shared_experts": SHARED[1:],
+    "some_experts": (),  # but the experts that it names
 }
 ATTENDS = ("cpu_attention", "compute_attention", "compute_layer")
 NO_WEIGHTS = {
     *("cpu_attention", "all_reduce", "head", "gather_logits", "all_gather", "synchronise"),
     *("load_hidden", "store_hidden", "offload_qkv", "load_attended", "store_kv"),
+    *("predict", "predict_experts", "load_choices"),
+    *("send_tokens", "cpu_experts", "load_outputs", "combine"),
 }
 COPIES = {"pin_weights", "load_weights", "load_expert", "pin_kv", "load_kv"}
+COPIES |= {"load_packed_expert"}
+NAME_EXPERTS = {
+    "some_experts",
+    "send_tokens",
+    "cpu_experts",
+    "mixed_experts",
+}  # these may; the first must
 
 Row = tuple[int, str, int]  # layer, matrix, row
 
@@ -58,6 +74,8 @@ class Tracking(RecordingIssuer):
         self.contents = {}  # what the last copy has put into a buffer
         self.written = set()  # buffers, in this step
         self.chosen = {}  # experts of each layer, by the last gate
+        self.first = {}  # of these, those that matter most to a token
+        self.computed = set()  # those of them that parts of its FFN have computed
 
     def buffer(self, *args, **kwargs):
         made = super().buffer(*args, **kwargs)
@@ -67,20 +85,27 @@ class Tracking(RecordingIssuer):
     def routing(self, gate):
         ids = super().routing(gate)
         self.chosen[gate.layer] = frozenset(ids.ravel().tolist())
+        self.first[gate.layer] = frozenset(ids[:, 0].tolist())
+        self.computed.clear()
         return ids
 
     def _issue(self, task, stream_id, dependencies, work, operands) -> None:
         super()._issue(task, stream_id, dependencies, work, operands)
-        assert (task.op in COPIES) == bool(operands.what), task
+        if task.op not in NAME_EXPERTS:
+            assert (task.op in COPIES) == bool(operands.what), task
         for buffer in operands.reads:
             known = buffer in operands.writes or buffer.holds or id(buffer) in self.contents
             assert known or id(buffer) in self.written or not buffer.bytes, (task, buffer)
-        if operands.what:
+        if task.op in COPIES:
             self.copy(task, work, operands)
         if task.op in READS:
             self.weights(task, operands)
         else:
             assert task.op in COPIES | NO_WEIGHTS
+        if task.op in ("some_experts", "cpu_experts"):
+            self.part(task, operands)
+        if task.op == "combine" and task.layer in self.chosen:
+            assert self.computed == self.chosen.pop(task.layer), task
         if task.op in ATTENDS and task.step:
             self.cache(task, [*operands.reads, *operands.writes])
         self.written.update(id(buffer) for buffer in operands.writes)
@@ -101,7 +126,10 @@ class Tracking(RecordingIssuer):
         targets = [buffer for buffer in operands.writes if buffer.kind != "own share"]
         sources = operands.reads if len(operands.reads) > 1 else [*operands.reads] * len(targets)
         for source, target, span in zip(sources, targets, operands.what, strict=True):
-            if isinstance(span, Span):
+            if isinstance(span, Packed):
+                assert span._replace(expert=-1) in source.holds, f"{source} lacks what {task} moves"
+                assert int(work.total_link_bytes) <= target.bytes
+            elif isinstance(span, Span):
                 there = {*self.rows(s for s in self.lies_in(source) if isinstance(s, Span))}
                 assert there >= {*self.rows([span])}, f"{source} lacks what {task} moves"
             else:
@@ -117,14 +145,14 @@ class Tracking(RecordingIssuer):
     def size(self, span: Span) -> int:
         every = layer_matrices(self.model, self.model.decoder_layers[span.layer], self.shards)
         rows = rows_of(self.model, span, self.shards)
-        return sum((r.stop - r.start) * every[r.matrix].cols for r in rows) * 4
+        return sum((r.stop - r.start) * every[r.matrix].row_bytes for r in rows)
 
     def slack(self, layer: int) -> tuple[float, int]:
         """Bytes of a layer's vectors, and of its longest row."""
         spec = self.model.decoder_layers[layer]
         matrices = layer_matrices(self.model, spec, self.shards).values()
         vectors = spec.parameters / self.shards - sum(m.rows * m.cols for m in matrices)
-        return abs(vectors) * 4, max(m.cols for m in matrices) * 4
+        return abs(vectors) * 4, max(m.row_bytes for m in matrices)
 
     def weights(self, task, operands) -> None:
         """All rows that a computation uses are on its GPU, each once, and no others are brought."""
@@ -141,7 +169,31 @@ class Tracking(RecordingIssuer):
         if task.op == "experts":
             one = (Span(task.layer, "expert", expert=e) for e in self.chosen[task.layer])
             needed |= {*self.rows(one)}
+        if task.op == "mixed_experts":
+            needed |= self.mixed(task, operands, brought)
         assert needed <= set(found), f"{task} lacks {len(needed - set(found))} rows"
+
+    def mixed(self, task, operands, brought) -> set[Row]:
+        """Experts come in one precision each, none that was not chosen, and first choices as they
+        are, of which this returns the rows."""
+        held = [content for buffer in brought for content in self.lies_in(buffer)]
+        assert {*held} == {*operands.what}, f"{task} names others than it reads"
+        experts = [content.expert for content in held]
+        assert len(experts) == len(set(experts)), f"{task} has an expert twice"
+        assert {*experts} <= self.chosen[task.layer], f"{task} reads experts that nobody chose"
+        plain = {content.expert for content in held if isinstance(content, Span)}
+        assert plain >= self.first[task.layer], f"{task} lacks the first choice of a token"
+        return {*self.rows(Span(task.layer, "expert", expert=e) for e in plain)}
+
+    def part(self, task, operands) -> None:
+        """Experts of a part of an FFN: chosen, computed once, and read where they lie."""
+        experts = {span.expert for span in operands.what}
+        assert experts <= self.chosen.get(task.layer, frozenset()) - self.computed, task
+        self.computed |= experts
+        spans = [s for b in operands.reads for s in self.lies_in(b) if isinstance(s, Span)]
+        needed = operands.what or [Span(task.layer, "experts")]
+        assert {*self.rows(spans)} >= {*self.rows(needed)}, task
+        assert operands.what or task.op == "cpu_experts", task
 
     def everything(self, layer: int) -> Iterator[Row]:
         return self.rows([Span(layer, "layer")])
@@ -203,18 +255,36 @@ SHARES = st.sampled_from([0.0, 0.07, 0.1, 0.3, 0.5, 0.8, 1.0]) | st.floats(0, 1)
 
 
 @st.composite
-def placements(draw, kind, gpus: int):
-    """A schedule with any policy that suits it, on a small model with memory enough."""
+def packed_models(draw):
+    """Models whose rows are whole groups, some of their matrices in 4 or 8 bits."""
+    width = st.sampled_from([None, 4, 8])
+    return small_model(
+        quantisation=Quantisation(experts=draw(width), dense=draw(width), group=8),
+        hidden_size=draw(st.sampled_from([16, 24])),
+        head_dim=4,
+        expert_ffn_size=draw(st.sampled_from([8, 16])),
+        dense_ffn_size=draw(st.sampled_from([8, 32])),
+    )
+
+
+@st.composite
+def placements(draw, kind, gpus: int, of):
+    """A schedule with any policy that suits it, on a model of `of` with memory enough."""
     batch = draw(st.integers(1, 7))
     policy = {"N": batch, "mu": batch if kind.one_batch else draw(st.integers(1, batch))}
     policy |= {key: draw(SHARES) for key in ("r_w", "r_c", "r_h") if key in kind.knobs}
     if "pinned" in kind.knobs:
         policy["pinned"] = draw(st.booleans())
+    if "cpu_tokens" in kind.knobs:
+        policy |= {"experts_on_gpu": draw(SHARES), "cpu_tokens": draw(st.integers(0, 9))}
     if "A_g" in kind.knobs:
         policy["A_g"] = draw(st.integers(0, 1)) if gpus == 1 else 0
     if {"A_g", "r_c"} <= policy.keys():
         policy["r_c"] *= policy["A_g"]
-    model = draw(models(gpus))
+    model = draw(of)
+    if "experts" in kind.decides and model.quantisation is not None:
+        kept = model.quantisation.model_copy(update={"experts": None})
+        model = model.model_copy(update={"quantisation": kept})
 
     def open_issuer(streams, capacities, hosts, batches):
         def trace(gate):
@@ -243,8 +313,19 @@ RUNS += [(name, 2) for name, kind in sorted(runnable().items()) if kind.multi_gp
 @settings(max_examples=30)
 @given(data=st.data())
 def test_every_computation_finds_its_weights_and_its_cache(name, gpus, data):
-    kind = find_schedule(name)
-    schedule = place(kind, data.draw(placements(kind, gpus)))
+    plain = models(gpus).map(lambda model: model.model_copy(update={"quantisation": None}))
+    check(find_schedule(name), gpus, data, plain)
+
+
+@pytest.mark.parametrize("name", sorted(runnable()))
+@settings(max_examples=5)
+@given(data=st.data())
+def test_so_do_computations_with_packed_weights(name, data):
+    check(find_schedule(name), 1, data, packed_models())
+
+
+def check(kind, gpus, data, of):
+    schedule = place(kind, data.draw(placements(kind, gpus, of)))
     issuer = schedule.node.issuer
     issuer.check_blocks()
     schedule.run_prefill()

@@ -156,6 +156,7 @@ def test_routing_waits_for_the_gate_and_answers_from_the_trace():
     gate = i.task("gate", "gpu", layer=2)
     assert i.routing(gate).tolist() == [[1, 5]]
     assert asked == [gate]
+    assert i.gate_weights(gate) is None  # nobody computes them
     i.task("load_expert", "h2d")
     assert waits(i)[0] == (0, 1, (0,))
 

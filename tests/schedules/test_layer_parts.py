@@ -93,6 +93,15 @@ def test_outputs_are_added_one_by_one(parts):
     assert found.bytes == {"gpu": parts * 3 * 7 * 4_096 * 2}
 
 
+def test_experts_are_written_out_of_few_bits():
+    """Mixtral's 3 x 4096 x 14336 parameters: 4 bits of each and 2 B of scale for 64 of them are
+    read, 2 B are written; another of 8 bits; a kernel for each."""
+    work = work_of("mixtral-8x7b")
+    found = work.unpack(work.model.decoder_layers[0], (4, 8), 2 / 64)
+    assert found.bytes == {"gpu": EXPERT * (0.5 + 1 + 2 * (2 / 64 + 2))}
+    assert found.calls == 2
+
+
 def test_what_the_cpu_is_sent():
     """Hidden states of 2 B, and for each of two choices an id of 8 B and a weight of 2 B."""
     work = work_of("mixtral-8x7b")

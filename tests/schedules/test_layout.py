@@ -19,6 +19,7 @@ from schedules.layout import (
 )
 from schedules.model import ModelSpec
 from schedules.model_presets import load_model
+from schedules.quantisation import Quantisation
 
 MIXTRAL = load_model("mixtral-8x7b")
 DBRX = load_model("dbrx")
@@ -211,7 +212,53 @@ def test_one_expert():
     assert down == Rows(2, "down", 15 * 2_688, 16 * 2_688)
 
 
+# -- matrices in fewer bits ------------------------------------------------------------------------
+
+
+def test_rows_of_mixtral_in_eight_and_four_bits():
+    """A row of 4096 in 8 bits has 4096 bytes and 64 scales, one of 14336 in 4 bits 7168 and 224."""
+    q = Quantisation(experts=4, dense=8)
+    spec = MIXTRAL.model_copy(update={"quantisation": q})
+    made = layer_matrices(spec, spec.decoder_layers[0])
+    assert {name: (m.row_bytes, m.bits) for name, m in made.items()} == {
+        "q": (4_096 + 128, 8),
+        "k": (4_096 + 128, 8),
+        "v": (4_096 + 128, 8),
+        "o": (4_096 + 128, 8),
+        "router": (2 * 4_096, None),
+        "gate": (2_048 + 128, 4),
+        "up": (2_048 + 128, 4),
+        "down": (7_168 + 448, 4),
+    }
+    plain = layer_matrices(MIXTRAL, MIXTRAL.decoder_layers[0])
+    assert {name: (m.rows, m.cols, m.experts) for name, m in made.items()} == {
+        name: (m.rows, m.cols, m.experts) for name, m in plain.items()
+    }
+
+
+def test_a_cut_is_a_share_of_the_bytes():
+    """Experts in 4 bits beside attention in float16: half of a layer lies within the experts.
+
+    Attention and router have 41,975,808 elements, 83,951,616 bytes; gate, up and down have
+    249,561,088 bytes each. The half, 416,317,440 bytes, is 82,804,736 bytes after gate's end, and
+    82,804,736 / 2176 is row 38,053.6 of up.
+    """
+    spec = MIXTRAL.model_copy(update={"quantisation": Quantisation(experts=4)})
+    first, second = (Span(0, "layer", a, b) for a, b in ((0, 0.5), (0.5, 1)))
+    assert rows_of(spec, first)[-1] == Rows(0, "up", 0, 38_054)
+    assert rows_of(spec, second)[0] == Rows(0, "up", 38_054, 114_688)
+    assert rows_of(spec, Span(2, "expert", expert=3)) == rows_of(
+        MIXTRAL, Span(2, "expert", expert=3)
+    )
+
+
 # -- any model, any cuts ---------------------------------------------------------------------------
+
+
+widths = st.sampled_from([None, 4, 8])
+quantisations = st.builds(
+    Quantisation, experts=widths, dense=widths, group=st.sampled_from([8, 16, 64])
+)
 
 
 @st.composite
@@ -221,6 +268,7 @@ def models(draw, shards: int = 1):
     moe = draw(st.booleans())
     shared = draw(st.integers(0, 2)) if moe else 0
     return model(
+        quantisation=draw(st.none() | quantisations),
         family=draw(st.sampled_from(["mixtral", "qwen2_moe", "qwen3_moe", "dbrx", "llama"])),
         hidden_size=draw(st.integers(1, 24)),
         head_dim=draw(st.integers(1, 8)),
@@ -269,14 +317,15 @@ def test_spans_that_meet_cover_every_row_once(data, shards, layer, part, cuts):
 
 @settings(max_examples=100)
 @given(st.data(), st.integers(0, 2), parts, st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted))
-def test_a_span_has_its_share_of_the_elements_to_within_a_row(data, layer, part, edges):
+def test_a_span_has_its_share_of_the_bytes_to_within_a_row(data, layer, part, edges):
+    """Elements of a matrix in 4 bits have fewer, but for the scales."""
     spec = data.draw(models())
     matrices = layer_matrices(spec, spec.decoder_layers[layer])
     own = [matrices[name] for name in MATRICES[part] if name in matrices]
-    total = sum(m.rows * m.cols for m in own)
+    total = sum(m.bytes for m in own)
     rows = rows_of(spec, Span(layer, part, *edges))
-    found = sum((r.stop - r.start) * matrices[r.matrix].cols for r in rows)
-    assert abs(found - (edges[1] - edges[0]) * total) <= max(m.cols for m in own)
+    found = sum((r.stop - r.start) * matrices[r.matrix].row_bytes for r in rows)
+    assert abs(found - (edges[1] - edges[0]) * total) <= max(m.row_bytes for m in own)
 
 
 @settings(max_examples=50)

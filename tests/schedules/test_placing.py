@@ -8,6 +8,7 @@ from schedules.graph import RecordingIssuer
 from schedules.kernels import Kernels
 from schedules.lengths import Listed
 from schedules.model_presets import load_model
+from schedules.modifiers import make_modifiers
 from schedules.placing import Placement, make_node, place
 from schedules.policy import make_policy
 from schedules.routing import Routing
@@ -199,3 +200,25 @@ def test_the_longest_sequence_must_fit_into_the_model_s_context():
 def test_relative_positions_have_no_limit():
     switch = load_model("switch-base-8").with_layers(2)
     assert place(find_schedule("cgopipe"), given(model=switch, lengths=(100_000,) * 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "modifiers", "said"),
+    [
+        ("hobbit", {"experts": "int4"}, "in how many bits experts are; leave the modifier 'exp"),
+        ("edgemoe", {"weights": "int8"}, "in how many bits experts are; leave the modifier 'wei"),
+        ("hobbit", {"skip": 0.5}, "which choices count; leave the modifier 'skip' out"),
+        ("edgemoe", {"ssd": "serial"}, "where weights lie; leave the modifier 'ssd' out"),
+    ],
+)
+def test_what_a_schedule_decides_by_itself_cannot_be_asked_for(name, modifiers, said):
+    made = make_modifiers(modifiers)
+    asked = given({"N": 4, "mu": 4}, model=made.applied(MIXTRAL), ssd=made.ssd)
+    with pytest.raises(BadInput, match=rf"^schedule '{name}' decides by itself {said}"):
+        place(find_schedule(name), asked)
+    assert asked.open_issuer.asked == []
+
+
+def test_a_cache_in_fewer_bits_is_nobody_s_own_matter():
+    made = make_modifiers({"kv": "int8"}).applied(MIXTRAL)
+    assert place(find_schedule("hobbit"), given({"N": 4, "mu": 4}, model=made))

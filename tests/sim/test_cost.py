@@ -13,6 +13,7 @@ from schedules.errors import BadInput
 from schedules.graph import RecordingIssuer
 from schedules.task import KERNELS, NOTHING, Work
 from sim.cost import Roofline, price
+from sim.hardware import Amount
 from tests.strategies import toy_hardware
 
 COST = Roofline(toy_hardware())
@@ -79,6 +80,16 @@ def test_gpus_behind_one_host_link_share_it():
     for behind_one, gpus, expected in ((True, 2, shared), (True, 1, alone), (False, 2, alone)):
         cost = Roofline(toy_hardware(2, shared_host_link=behind_one), gpus)
         assert {link: cost.seconds(w) for link, w in work.items()} == expected
+
+
+def test_a_message_may_cost_more_than_a_copy_call():
+    """40 bytes at 20 bytes/s and one call: of 0.125 s, or 3 s over a network; a copy pays 0.125."""
+    near = toy_hardware(2)
+    network = Amount(value=3.0, source="made up for tests")
+    far = near.model_copy(update={"peer_call_s": network})
+    works = [Work(device="link", link_bytes={link: 40}, calls=1) for link in ("peer", "h2d")]
+    assert [Roofline(near, 2).seconds(work) for work in works] == [2.125, 4.125]
+    assert [Roofline(far, 2).seconds(work) for work in works] == [5.0, 4.125]
 
 
 def test_issuing_is_paid_for_each_call():

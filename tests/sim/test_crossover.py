@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.errors import BadInput
-from sim.api import Comparison, compare
+from sim.api import Comparison, compare, compare_in
 from sim.crossover import PRECISION, crossover, refine
 from sim.crossover_result import Verdict, verdict_of
 
@@ -221,11 +221,11 @@ def test_equal_schedules(monkeypatch):
     """Two results that do not differ have no winner, so nothing can cross."""
     from sim import crossover as module
 
-    def twice(names, *asked, **options):
-        found = compare(["cgopipe"], *asked, **options).results[0]
+    def twice(scenario, names, given):
+        found = compare_in(scenario, ["cgopipe"], given).results[0]
         return Comparison((found, found))
 
-    monkeypatch.setattr(module, "compare", twice)
+    monkeypatch.setattr(module, "compare_in", twice)
     found = crossover("cgopipe", "flexgen", "batch", *S1, 2, None, 2, start=2, stop=8, points=3)
     assert [r.verdict for r in found.ranges] == [Verdict(None, "equal")]
     assert found.crossings() == []

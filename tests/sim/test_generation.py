@@ -1,7 +1,6 @@
 """A whole generation from a few steps, against all steps in one graph and against brute force."""
 
 from dataclasses import replace
-from math import ceil, log2
 
 import numpy as np
 import pytest
@@ -17,66 +16,10 @@ from schedules.workload import Workload
 from sim.api import make_scenario
 from sim.cost import Roofline, price
 from sim.engine import simulate_graph
-from sim.generation import Generation, Phase, convex_series, simulate_phase
+from sim.generation import Generation, Phase, simulate_phase
 from sim.hardware import load_hardware
 from sim.scenario import Scenario, place
 from tests.strategies import Case, cases, feasible
-
-# -- convex series ---------------------------------------------------------------------------------
-
-
-def counting(f):
-    """The function, and the list of points at which it was asked."""
-    calls = []
-
-    def counted(s):
-        calls.append(s)
-        return f(s)
-
-    return counted, calls
-
-
-lines = st.tuples(st.integers(0, 1000), st.integers(0, 50))  # value at 0, slope
-convex = st.lists(lines, min_size=1, max_size=5)  # their maximum
-vectors = st.lists(convex, min_size=1, max_size=4)
-
-
-def value(vector, s):
-    return np.array([max(a + b * s for a, b in f) for f in vector], dtype=np.float64)
-
-
-@settings(max_examples=300)
-@given(vectors, st.integers(1, 130), st.sampled_from([1.0, 1 / 3, 1e-6, 1e6]))
-def test_equals_brute_force(vector, n, scale):
-    f, calls = counting(lambda s: value(vector, s) * scale)
-    series = convex_series(f, n)
-    expected = [value(vector, s) * scale for s in range(1, n + 1)]
-    np.testing.assert_allclose(series, expected, rtol=1e-9)
-    assert len(calls) == len(set(calls))  # no step twice
-    assert set(calls) <= set(range(1, n + 1))
-
-
-@given(st.lists(lines, min_size=1, max_size=4), st.integers(3, 1000))
-def test_an_affine_series_needs_three_steps(vector, n):
-    f, calls = counting(lambda s: value([[line] for line in vector], s))
-    series = convex_series(f, n)
-    assert calls == [1, n, (1 + n) // 2]
-    np.testing.assert_allclose(series[n // 3], value([[line] for line in vector], n // 3 + 1))
-
-
-@given(st.integers(2, 5000), st.integers(1, 5000))
-def test_one_kink_needs_about_two_log_n_steps(n, kink):
-    f, calls = counting(lambda s: np.array([float(max(kink, s))]))
-    series = convex_series(f, n)
-    np.testing.assert_allclose(series[:, 0], [max(kink, s) for s in range(1, n + 1)], rtol=1e-12)
-    assert len(calls) <= 2 * ceil(log2(n)) + 3
-
-
-def test_short_series():
-    assert convex_series(lambda s: np.ones(3), 0).shape == (0, 0)
-    assert convex_series(lambda s: np.array([s]), 1).tolist() == [[1]]
-    assert convex_series(lambda s: np.array([s * s]), 2).tolist() == [[1], [4]]
-
 
 # -- all phases in one graph -----------------------------------------------------------------------
 
@@ -152,7 +95,7 @@ def test_a_series_with_kinks_equals_one_graph():
 
 @pytest.mark.parametrize("name", sorted(schedules()))
 def test_decode_steps_issue_the_same_tasks_unless_the_schedule_says_otherwise(name):
-    """Convexity needs it: only amounts of work differ from step to step.
+    """Foretelling needs it: only amounts of work differ from step to step.
 
     A schedule whose copies depend on the gates says that its steps are not alike.
     """

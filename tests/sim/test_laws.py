@@ -5,6 +5,7 @@ written while another task touches it; memory never exceeds a pool. Law 2: same 
 bit for bit. Law 3: simulated time is never below the lower bound of the work.
 """
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import networkx as nx
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from schedules.lengths import Fixed
 from schedules.model_presets import load_model
+from schedules.modifiers import make_modifiers
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule, schedules
 from schedules.workload import Workload
@@ -38,6 +40,8 @@ from tests.strategies import (
     programs,
 )
 
+QUANTISED = ("weights", "experts", "kv")
+WITH_EXPERTS = ("mixtral-8x7b", "qwen3-30b-a3b", "switch-base-8")
 ROUNDING = 1e-12  # relative: sums of the same seconds in another order
 
 
@@ -280,3 +284,41 @@ def test_laws_2_and_3_on_the_results_of_every_schedule(name, model, data):
     frame = one.timeline().frame
     assert np.all(frame["end_s"] >= frame["start_s"])
     assert frame["end_s"].max() <= one.makespan_s * (1 + ROUNDING)
+
+
+# -- modifiers -------------------------------------------------------------------------------------
+
+
+def modified(case: Case, values: dict[str, object]) -> Case:
+    """The same question with these modifiers alone."""
+    changed = make_modifiers(values)
+    plain = load_model(case.scenario.model.name.rsplit("-", 1)[0])
+    model = changed.applied(plain.with_layers(case.scenario.model.n_layers))
+    return case._replace(scenario=replace(case.scenario, model=model, modifiers=changed))
+
+
+@pytest.mark.parametrize("name", sorted(schedules()))
+@settings(max_examples=2)
+@given(data=st.data())
+def test_fewer_bits_in_fused_kernels_make_no_schedule_slower(name, data):
+    """No task takes longer then, and what depends on sizes only finds more room."""
+    kind, model = schedules()[name], data.draw(st.sampled_from(MODELS))
+    case = data.draw(cases(kind, model, machines=["h200-16c"]))
+    part = "kv" if "experts" in kind.decides else data.draw(st.sampled_from(QUANTISED))
+    bits = ({}, {part: "int8", "fused": True}, {part: "int4", "fused": True})
+    times = [simulated(modified(case, values)).makespan_s for values in bits]
+    assert times[0] * (1 + ROUNDING) >= times[1]
+    assert times[1] * (1 + ROUNDING) >= times[2]
+
+
+@pytest.mark.parametrize("name", sorted(schedules()))
+@settings(max_examples=1)
+@given(data=st.data())
+def test_all_experts_kept_are_no_change(name, data):
+    kind, model = schedules()[name], data.draw(st.sampled_from(WITH_EXPERTS))
+    case = data.draw(cases(kind, model, machines=["h200-16c"]))
+    every = load_model(model).n_experts
+    one, other = (simulated(modified(case, values)) for values in ({}, {"keep": every}))
+    assert one.makespan_s == other.makespan_s
+    assert one.busy_s == other.busy_s
+    assert one.peak_memory_bytes == other.peak_memory_bytes

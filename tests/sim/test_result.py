@@ -247,6 +247,7 @@ def test_provenance(results):
             "dtype": "float32",
             "n_gpus": 1,
             "routing": results["encoder-decoder"].scenario.routing.model_dump(),
+            "modifiers": {},
             "host_memory_pinned": False,
         },
     }

@@ -74,7 +74,7 @@ class Following(RecordingIssuer):
 
     def _routing(self, gate):
         ids = super()._routing(gate)
-        if gate.op == "gate":
+        if gate.op in ("gate", "scored_gate"):
             self.named = {(gate.layer, int(expert)) for expert in ids.ravel()}
             self.first = {(gate.layer, int(expert)) for expert in ids[:, 0]}
         return ids
@@ -84,7 +84,7 @@ class Following(RecordingIssuer):
         if task.op in ("load_expert", "load_packed_expert"):
             (place,), (what,) = operands.writes, operands.what
             self.content[place] = (what.layer, what.expert)
-        if task.op == "experts":
+        if task.op in ("experts", "mixed_experts"):
             there = {self.content[place] for place in operands.reads if place.kind == "experts"}
             self.seen.append((self.first, there, self.named))
 

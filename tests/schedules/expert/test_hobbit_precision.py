@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from schedules.expert.hobbit_precision import HIGH_UP_TO, LOW_UP_TO, draw_scores, mistaken
+from schedules.expert.hobbit_precision import (
+    HIGH_UP_TO,
+    LOW_UP_TO,
+    draw_scores,
+    foreseen_rightly,
+    group_of,
+    mistaken,
+    unimportance,
+)
+from schedules.model_presets import load_model
 
 
 def rng():
@@ -38,3 +50,48 @@ def test_predictions_are_right_to_the_stated_share(accuracy):
     assert np.mean(named == ids) == pytest.approx(accuracy, abs=0.005)
     assert named.min() >= 0
     assert named.max() < 8
+
+
+# -- scores of known weights -----------------------------------------------------------------------
+
+
+def test_unimportance_by_hand():
+    """Shares of 0.5, 0.3 and 0.2 of a token's weights, in any order and of any size."""
+    weights = np.array([[0.5, 0.3, 0.2], [0.2, 0.5, 0.3], [1.0, 0.6, 0.4]])
+    expected = [[0, 0.5, 0.8], [0.8, 0, 0.5], [0, 0.5, 0.8]]
+    assert unimportance(weights) == pytest.approx(np.array(expected))
+
+
+@given(
+    arrays(
+        np.float64,
+        st.tuples(st.integers(1, 5), st.integers(1, 6)),
+        elements=st.floats(1e-3, 1),
+    )
+)
+def test_a_score_is_the_share_of_better_choices(weights):
+    """Counted one by one; so every token has a choice that comes as it is."""
+    scores = unimportance(weights)
+    for row, found in zip(weights, scores, strict=True):
+        for i, score in enumerate(found):
+            better = [w for j, w in enumerate(row) if w > row[i] or (w == row[i] and j < i)]
+            assert score == pytest.approx(sum(better) / sum(row))
+    assert np.all(scores.min(axis=1) == 0)
+    assert np.all(scores < 1)
+
+
+# -- scales, predictions ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "group"), [("mixtral-8x7b", 64), ("qwen3-30b-a3b", 64), ("switch-base-8", 64)]
+)
+def test_groups_divide_the_rows(model, group):
+    spec = load_model(model)
+    assert {group_of(spec, layer) for layer in spec.decoder_layers} == {group}
+
+
+def test_predictions_count_in_any_order():
+    """3 and 1 for 1 and 3: both; 0 and 2 for 0 and 4: one; 5 and 5 for 5 and 6: one."""
+    named, truth = ([[3, 1], [0, 2], [5, 5]], [[1, 3], [0, 4], [5, 6]])
+    assert foreseen_rightly(np.array(named), np.array(truth)) == 4

@@ -39,7 +39,7 @@ def test_memory_peaks(lab):
     schedule.run_decode_step(1)
     assert schedule.node.issuer.peak_bytes["gpu"] == before + 6 * EXPERT
     hash_function = HashFunction(schedule.node.work, schedule.moe_layers)
-    host = hash_function.weight_bytes + hash_function.state_bytes(3 + 8, 1) + table
+    host = hash_function.weight_bytes + hash_function.state_bytes(3 + 8, 1, 3) + table
     assert schedule.node.issuer.peak_bytes["cpu"] == 2 * 8 * EXPERT + host
     assert schedule.node.issuer.peak_bytes["pinned"] == 0  # as in the authors' code
 

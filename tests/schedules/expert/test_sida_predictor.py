@@ -57,9 +57,22 @@ def test_a_head(predictor):
 
 
 def test_state_and_table(predictor):
-    """LSTM outputs of ten tokens; state and cell of two sequences and two layers."""
-    assert predictor.state_bytes(10, 2) == 4 * 256 * (10 + 2 * 2 * 2)
+    """LSTM outputs of ten tokens; state and cell of two sequences and two layers; six newest."""
+    assert predictor.state_bytes(10, 2, 6) == 4 * 256 * (10 + 2 * 2 * 2 + 6)
     assert predictor.table_bytes(10) == 12 * 10 * (8 + 4)
+
+
+def test_of_a_model_in_half_precision():
+    """Mixtral: embeddings of 4096 and factors have 2 B, all else has 4 B."""
+    model = load_model("mixtral-8x7b")
+    half = HashFunction(LayerWork(model, Routing(), Kernels()), model.decoder_layers)
+    trunk = 4_096 * 256 + 256 + 2 * LSTM + RESIDUAL
+    assert half.weight_bytes == 4 * half.parameters + 2 * model.embedding_parameters
+    work = half.read_tokens(2, 10)
+    assert work.bytes == {"cpu": 4 * (trunk + 2 * 512 + 10 * 256) + 2 * 2 * 4_096}
+    head = half.head(model.decoder_layers[0], 3)
+    assert head.bytes == {"cpu": 4 * (256 * 8 + 8 + 3 * 256) + 3 * 2 * (8 + 2)}
+    assert (work.dtype, head.dtype) == ("float32", "float32")
 
 
 def test_the_same_work_is_the_same_object(predictor):

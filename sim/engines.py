@@ -1,0 +1,68 @@
+"""The engines: the compiled one, and the reference that it is checked against."""
+
+from typing import Protocol
+
+import numpy as np
+
+from schedules.errors import BadInput, suggest
+from schedules.graph import FloatArray, TaskGraph
+from sim.decoding import Steps
+from sim.times import Run, busy_s
+
+ENGINES = ("compiled", "simpy")
+
+
+class Engine(Protocol):
+    """Runs task graphs against a virtual clock; see `sim.engine` for what that means."""
+
+    def run(
+        self, graph: TaskGraph, duration_s: FloatArray, issue_s: FloatArray, sync_s: float
+    ) -> Run:
+        """When each task of a graph runs."""
+
+    def totals(self, steps: Steps, sync_s: float) -> FloatArray:
+        """Makespan and busy seconds of every stream, by step: shape (steps, 1 + streams)."""
+
+
+class Compiled:
+    """One pass over arrays (`sim.compiled`)."""
+
+    def run(
+        self, graph: TaskGraph, duration_s: FloatArray, issue_s: FloatArray, sync_s: float
+    ) -> Run:
+        from sim.compiled import simulate_graph
+
+        return simulate_graph(graph, duration_s, issue_s, sync_s)
+
+    def totals(self, steps: Steps, sync_s: float) -> FloatArray:
+        from sim.compiled import step_totals
+
+        return step_totals(steps, sync_s)
+
+
+class Reference:
+    """Events and processes (`sim.engine`, on SimPy)."""
+
+    def run(
+        self, graph: TaskGraph, duration_s: FloatArray, issue_s: FloatArray, sync_s: float
+    ) -> Run:
+        from sim.engine import simulate_graph
+
+        return simulate_graph(graph, duration_s, issue_s, sync_s)
+
+    def totals(self, steps: Steps, sync_s: float) -> FloatArray:
+        rows = []
+        for step in range(steps.first, steps.last + 1):
+            duration_s = steps.duration_s(step)
+            run = self.run(steps.graph, duration_s, steps.issue_s, sync_s)
+            rows.append([run.makespan_s, *busy_s(steps.graph, duration_s, run)])
+        return np.array(rows)
+
+
+def engine(name: str) -> Engine:
+    """An engine by name. Raises `BadInput` with the nearest name."""
+    if name == "compiled":
+        return Compiled()
+    if name == "simpy":
+        return Reference()
+    raise BadInput(f"unknown engine '{name}'{suggest(name, ENGINES)}")

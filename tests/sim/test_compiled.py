@@ -1,0 +1,143 @@
+"""The compiled engine against the reference: the same times, to 1e-9, and the same bits again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schedules.errors import BadInput
+from schedules.graph import TaskGraph, Wait
+from schedules.policy import make_policy
+from schedules.schedule import find_schedule, schedules
+from schedules.task import NOTHING
+from sim import compiled, engine
+from sim.api import make_scenario
+from sim.cost import Roofline
+from sim.deadlock import Stuck
+from sim.engines import ENGINES
+from sim.engines import engine as engine_named
+from sim.generation import Generation
+from sim.scenario import place
+from tests.sim.graphs import timed_graphs
+from tests.strategies import issue, programs
+
+RELATIVE = 1e-9
+
+
+def same(a, b):
+    scale = max(1.0, a.makespan_s)
+    for one, other in ((a.start_s, b.start_s), (a.end_s, b.end_s), (a.issuing_s, b.issuing_s)):
+        np.testing.assert_allclose(one, other, rtol=0, atol=RELATIVE * scale)
+    assert abs(a.makespan_s - b.makespan_s) <= RELATIVE * scale
+
+
+@settings(max_examples=600)
+@given(timed_graphs())
+def test_it_equals_the_reference(timed):
+    same(engine.simulate_graph(*timed), compiled.simulate_graph(*timed))
+
+
+@settings(max_examples=200)
+@given(timed_graphs(shared=st.just(False), lanes=st.just(False)))
+def test_without_lanes_and_channels_to_the_bit(timed):
+    """One pass over the arrays adds and compares the same numbers in the same order."""
+    a, b = engine.simulate_graph(*timed), compiled.simulate_graph(*timed)
+    assert a.end_s.tobytes() == b.end_s.tobytes()
+    assert a.start_s.tobytes() == b.start_s.tobytes()
+    assert a.makespan_s == b.makespan_s
+
+
+@given(timed_graphs())
+def test_the_same_bits_again(timed):
+    a, b = compiled.simulate_graph(*timed), compiled.simulate_graph(*timed)
+    assert a.end_s.tobytes() == b.end_s.tobytes()
+    assert a.makespan_s == b.makespan_s
+
+
+@given(timed_graphs(shared=st.just(False)))
+def test_both_loops_agree(timed):
+    """One lane each is the same as no lanes, and goes through the event loop."""
+    graph = replace(timed.graph, lanes=(1,) * len(timed.graph.streams))
+    plain = timed._replace(graph=replace(timed.graph, lanes=()))
+    same(compiled.simulate_graph(*plain), compiled.simulate_graph(*timed._replace(graph=graph)))
+
+
+@settings(max_examples=200)
+@given(programs())
+def test_what_an_issuer_records(program):
+    issued = issue(program)
+    arguments = issued.graph, issued.duration_s, issued.issue_s, issued.sync_s
+    same(engine.simulate_graph(*arguments), compiled.simulate_graph(*arguments))
+
+
+@pytest.mark.parametrize("name", sorted(schedules()))
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "qwen3-30b-a3b", "switch-base-8"])
+def test_every_schedule(name, model):
+    scenario = make_scenario(model, "gcp-t4-208g", "fixed-16", gen_len=4)
+    scenario = replace(scenario, model=scenario.model.with_layers(3))
+    kind = find_schedule(name)
+    policy = make_policy({"N": 3, "mu": 3 if kind.one_batch else 2})
+    runs = [
+        Generation(place(scenario, kind, policy), Roofline(scenario.hardware), engine_name)
+        for engine_name in ENGINES
+    ]
+    same(runs[0].prefill.run, runs[1].prefill.run)
+    np.testing.assert_allclose(runs[0].decode, runs[1].decode, rtol=RELATIVE)
+
+
+# -- tasks that wait for one another ---------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize("simulate_graph", [engine.simulate_graph, compiled.simulate_graph])
+
+
+def chain(first, second):
+    """Two tasks on two streams of one thread, with the dependencies of each."""
+    zeros = np.zeros(2, np.int64)
+    return TaskGraph(
+        streams=("h2d", "gpu"),
+        works=(NOTHING,),
+        ops=("load", "compute"),
+        op=np.array([0, 1]),
+        stream=np.array([0, 1]),
+        **dict.fromkeys(("work", "layer", "micro_batch", "step", "host"), zeros),
+        offsets=np.array([0, len(first), len(first) + len(second)]),
+        dependencies=np.array([*first, *second], dtype=np.int64),
+        waits=(),
+        hosts=1,
+        lanes=(),
+    )
+
+
+@BOTH
+def test_a_circle_of_dependencies(simulate_graph):
+    with pytest.raises(
+        Stuck, match=r"task 0 \('load' on h2d, layer 0, micro-batch 0\) after task 1"
+    ):
+        simulate_graph(chain([1], [0]), np.ones(2))
+
+
+@BOTH
+def test_a_task_that_waits_for_itself(simulate_graph):
+    with pytest.raises(Stuck, match=r"task 1 \('compute' on gpu.* after task 1"):
+        simulate_graph(chain([], [1]), np.ones(2))
+
+
+@BOTH
+def test_a_thread_that_waits_for_what_it_has_yet_to_issue(simulate_graph):
+    graph = replace(chain([], []), waits=(Wait(0, 1, (1,)),))
+    with pytest.raises(Stuck, match=r"task 1 .* after task 1"):
+        simulate_graph(graph, np.ones(2))
+
+
+@BOTH
+def test_a_dependency_on_a_later_task_is_no_circle(simulate_graph):
+    run = simulate_graph(chain([1], []), np.array([1.0, 2.0]))
+    assert run.start_s.tolist() == [2, 0]
+    assert run.makespan_s == 3
+
+
+def test_an_unknown_engine():
+    with pytest.raises(BadInput, match="unknown engine 'compile', did you mean 'compiled'"):
+        engine_named("compile")
