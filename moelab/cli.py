@@ -12,7 +12,6 @@ import typer
 
 from moelab import __version__, options, run_options
 from moelab.crossing import crossover
-from moelab.explaining import explain
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
@@ -333,7 +332,6 @@ def replay(
 
 
 app.command()(crossover)
-app.command()(explain)
 
 
 def _written(path: Path | None) -> list[str]:
