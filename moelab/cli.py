@@ -12,6 +12,7 @@ import typer
 
 from moelab import __version__, options, run_options
 from moelab.crossing import crossover
+from moelab.optimal import optimal
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
@@ -95,6 +96,7 @@ def simulate(
     seed: options.Seed = 0,
     routing: options.Routing = "uniform",
     modify: options.ModifierItems = None,
+    engine: options.Engine = options.EngineName.compiled,
     timeline: Annotated[
         Path | None,
         typer.Option(help="Write the timeline: .html (a page), .parquet (rows), .json (Perfetto)."),
@@ -132,6 +134,7 @@ def simulate(
         seed,
         routing,
         parse_modifiers(modify or []),
+        engine.value,
     )
     if timeline is not None:
         phases = parse_steps(steps, result.generation.steps, timeline.suffix)
@@ -157,6 +160,7 @@ def compare(
     seed: options.Seed = 0,
     routing: options.Routing = "uniform",
     modify: options.ModifierItems = None,
+    engine: options.Engine = options.EngineName.compiled,
     report: Annotated[
         Path | None,
         typer.Option(help="Write the comparison as one page (.html) that opens offline."),
@@ -188,6 +192,7 @@ def compare(
         seed,
         routing,
         parse_modifiers(modify or []),
+        engine.value,
     )
     found = comparison.to_dict()
     if report is not None:
@@ -332,6 +337,7 @@ def replay(
 
 
 app.command()(crossover)
+app.command()(optimal)
 
 
 def _written(path: Path | None) -> list[str]:

@@ -85,6 +85,19 @@ ModifierItems = Annotated[
         "`skip=0.5`, `ssd=serial` (docs/modifiers.md).",
     ),
 ]
+
+
+class EngineName(StrEnum):
+    """Engines of the simulator."""
+
+    compiled = "compiled"
+    simpy = "simpy"
+
+
+Engine = Annotated[
+    EngineName,
+    typer.Option("--engine", help="The compiled engine, or the reference that it equals."),
+]
 JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", help="Write the result as JSON; `-`: standard output."),

@@ -3,9 +3,6 @@
 import re
 from pathlib import Path
 
-from reports.compare_page import write_comparison
-from reports.perfetto import write_chrome_trace
-from reports.timeline_page import write_timeline
 from schedules.errors import BadInput
 from schedules.timeline import Timeline
 from sim.api import Comparison
@@ -37,6 +34,9 @@ def parse_steps(text: str | None, last: int, suffix: str) -> list[int]:
 
 def write_timeline_file(timeline: Timeline, path: Path) -> None:
     """The timeline in the format of the file's name. Raises `BadInput` if it cannot be written."""
+    from reports.perfetto import write_chrome_trace  # it and plotly are slow to import
+    from reports.timeline_page import write_timeline
+
     if path.suffix == ".parquet":
         try:
             timeline.to_parquet(path)
@@ -50,6 +50,8 @@ def write_timeline_file(timeline: Timeline, path: Path) -> None:
 
 def comparison_page(comparison: Comparison, path: Path) -> None:
     """One page with all results and, for each that can run, its timeline in mid-generation."""
+    from reports.compare_page import write_comparison  # plotly is slow to import
+
     timelines = {}
     for result in comparison.feasible:
         last = result.generation.steps

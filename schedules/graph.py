@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
 from schedules.errors import BadInput
 from schedules.issuer import Issuer, Operands
 from schedules.task import Task, Work
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -73,8 +76,10 @@ class TaskGraph:
             and all(np.array_equal(getattr(self, a), getattr(other, a)) for a in arrays)
         )
 
-    def to_networkx(self) -> nx.DiGraph:
+    def to_networkx(self) -> "nx.DiGraph":
         """Nodes are task indices; edges carry `kind` 'data' or 'stream' (FIFO order)."""
+        import networkx as nx  # slow to import, and a simulation needs none of it
+
         graph = nx.DiGraph()
         previous: dict[int, int] = {}
         for i in range(len(self)):
@@ -108,8 +113,9 @@ class RecordingIssuer(Issuer):
         capacities: Mapping[str, int],
         hosts: int = 1,
         trace: RoutingTrace | None = None,
+        lanes: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(streams, capacities, hosts)
+        super().__init__(streams, capacities, hosts, lanes)
         self._trace = trace
         self._clear()
 
@@ -122,7 +128,7 @@ class RecordingIssuer(Issuer):
         self._offsets: list[int] = [0]
         self._dependencies: list[int] = []
         self._waits: list[Wait] = []
-        self._last: dict[int, int] = {}
+        self._last: dict[int, list[int]] = {}  # whose ends are those of all tasks of a stream
 
     def _issue(
         self,
@@ -143,7 +149,10 @@ class RecordingIssuer(Issuer):
             first = self._first
             self._dependencies.extend(i - first for i in dependencies)
         self._offsets.append(len(self._dependencies))
-        self._last[stream_id] = task.number
+        if stream_id in self._wide:
+            self._last.setdefault(stream_id, []).append(task.number)
+        else:
+            self._last[stream_id] = [task.number]
 
     def _wait(self, tasks: tuple[int, ...], every_host: bool) -> None:
         first = self._first
@@ -152,7 +161,7 @@ class RecordingIssuer(Issuer):
             self._waits.append(Wait(host, self.count - first, local))
 
     def _last_tasks(self, stream_ids: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(self._last[s] for s in stream_ids if s in self._last)
+        return tuple(i for s in stream_ids for i in self._last.get(s, ()))
 
     def _routing(self, gate: Task) -> IntArray:
         if self._trace is None:
@@ -181,6 +190,7 @@ class RecordingIssuer(Issuer):
             micro_batch=columns[4],
             step=columns[5],
             host=columns[6],
+            lanes=self.lane_counts if self._wide else (),
         )
         self._clear()
         return graph

@@ -97,13 +97,20 @@ class Issuer(ABC):
         that comes first in this list acts first.
     capacities: bytes of each memory pool.
     hosts: how many issuing threads there are (one per process of a multi-GPU run).
+    lanes: how many tasks a stream runs at once, by its name; one where nothing is said.
     """
 
     def __init__(
-        self, streams: Sequence[str], capacities: Mapping[str, int], hosts: int = 1
+        self,
+        streams: Sequence[str],
+        capacities: Mapping[str, int],
+        hosts: int = 1,
+        lanes: Mapping[str, int] | None = None,
     ) -> None:
         self.streams = tuple(streams)
         self.hosts = hosts
+        self.lane_counts = _checked_lanes(self.streams, lanes or {})
+        self._wide = {i for i, count in enumerate(self.lane_counts) if count > 1}
         self.step = 0
         self._host = 0
         self.tier: DiskTier | None = None  # a disk below host memory
@@ -186,9 +193,11 @@ class Issuer(ABC):
                     after[other] = index
         number = self.count
         self.count = number + 1
+        # With several lanes the order of a stream implies no end: every task counts by itself.
+        lane = -1 - number if stream_id in self._wide else stream_id
         for buffer in reads:
-            buffer._readers[stream_id] = number
-        access = stream_id, number
+            buffer._readers[lane] = number
+        access = lane, number
         for buffer in writes:
             buffer._writer = access
             buffer._readers = {}
@@ -255,6 +264,16 @@ class Issuer(ABC):
 
     @abstractmethod
     def _routing(self, gate: Task) -> NDArray[np.int64]: ...
+
+
+def _checked_lanes(streams: tuple[str, ...], lanes: Mapping[str, int]) -> tuple[int, ...]:
+    for name, count in lanes.items():
+        if name not in streams:
+            raise BadInput(f"lanes: no stream '{name}'{suggest(name, streams)}")
+        if count < 1 or (count > 1 and name.startswith("host")):
+            most = "1, being a thread" if name.startswith("host") else "at least 1"
+            raise BadInput(f"stream '{name}' has {count} lanes; it must have {most}")
+    return tuple(lanes.get(name, 1) for name in streams)
 
 
 def _inherit(made: Buffer, old: Buffer) -> None:

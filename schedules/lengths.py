@@ -5,6 +5,7 @@ set itself (`Listed`). Each answers `sample(n)`, the prompt lengths in tokens of
 gives the same answer every time: nothing here is drawn at random.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import cycle, islice
 from reprlib import repr as short
@@ -14,11 +15,11 @@ from typing import Annotated, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from scipy.optimize import brentq
 
 from schedules.errors import BadInput
 
 MOST_TOKENS = 2**31 - 1  # as far as a 32-bit counter goes; no request comes near it
+NARROW = 1e-15  # of an exponent: by so little it moves no quantile
 
 
 def positive_int(value: object, what: str) -> int:
@@ -186,12 +187,22 @@ def _integers(
         return float(reach * _truncated_exponential(quantiles, k).sum() - excess)
 
     bound = 2.0 * count * reach  # at +-bound the sum is less than 1 token from its end
-    k = brentq(surplus, -bound, bound, maxiter=1000)
+    k = _root(surplus, -bound, bound)
     exact = shortest + reach * _truncated_exponential(quantiles, k)
     whole = np.floor(exact).astype(np.int64)
     upwards = np.argsort(whole - exact, kind="stable")[: total - int(whole.sum())]
     whole[upwards] += 1
     return tuple(np.sort(whole).tolist())
+
+
+def _root(falling: Callable[[float], float], low: float, high: float) -> float:
+    """Where a falling function reaches 0, by halving the interval as far as numbers go.
+
+    (`scipy.optimize` has the like, but takes longer to import than a simulation takes.)
+    """
+    while high - low > NARROW and low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if falling(middle) > 0 else (low, middle)
+    return high
 
 
 def _truncated_exponential(q: npt.NDArray[np.float64], k: float) -> npt.NDArray[np.float64]:

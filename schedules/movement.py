@@ -1,29 +1,46 @@
-"""What a timeline moves, and how much of the moving nothing else hides."""
+"""What a timeline moves, and how much of the moving nothing else hides.
 
-from collections.abc import Collection
+Rows are given as columns by name: a mapping to arrays, or a timeline's data frame.
+"""
+
+from collections.abc import Collection, Mapping
+from math import fsum
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd  # slow to import; who simulates without a timeline needs none
+
+    Columns = Mapping[str, Any] | pd.DataFrame
 
 COMPUTES = ("gpu", "cpu", "peer")  # streams, by the beginning of their names
 COPIES = ("h2d", "d2h", "pin", "disk")
 
 
-def moved_bytes(frame: pd.DataFrame) -> dict[str, float]:
-    """Bytes moved over links by operation, largest first; `frame` has a timeline's columns."""
-    moving = frame[frame["link_bytes"] > 0]
-    sums = moving.groupby("op")["link_bytes"].sum().sort_values(ascending=False, kind="stable")
-    return {str(op): float(size) for op, size in sums.items()}
+def moved_bytes(rows: "Columns") -> dict[str, float]:
+    """Bytes moved over links by operation, largest first; needs the columns op and link_bytes.
+
+    >>> moved_bytes({"op": ["load", "compute", "load"], "link_bytes": [2.0, 0.0, 3.0]})
+    {'load': 5.0}
+    """
+    ops, sizes = np.asarray(rows["op"], dtype=object), np.asarray(rows["link_bytes"])
+    moving = sizes > 0
+    parts: dict[str, list[float]] = {}
+    for op, size in zip(ops[moving].tolist(), sizes[moving].tolist(), strict=True):
+        parts.setdefault(str(op), []).append(size)
+    sums = {op: fsum(parts[op]) for op in sorted(parts)}
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
-def exposed_transfer_s(frame: pd.DataFrame) -> float:
+def exposed_transfer_s(rows: "Columns") -> float:
     """Seconds in which something is copied and nothing is computed.
 
-    >>> rows = [("h2d", 0.0, 3.0), ("gpu", 1.0, 2.0), ("gpu", 4.0, 5.0)]
-    >>> exposed_transfer_s(pd.DataFrame(rows, columns=["stream", "start_s", "end_s"]))
+    >>> stream, start, end = ["h2d", "gpu", "gpu"], [0.0, 1.0, 4.0], [3.0, 2.0, 5.0]
+    >>> exposed_transfer_s({"stream": stream, "start_s": start, "end_s": end})
     2.0
     """
-    marks = [_marks(frame, prefixes) for prefixes in (COPIES, COMPUTES)]
+    marks = [_marks(rows, prefixes) for prefixes in (COPIES, COMPUTES)]
     times = np.unique(np.concatenate([time for time, _ in marks]))
     if len(times) < 2:
         return 0.0
@@ -31,29 +48,34 @@ def exposed_transfer_s(frame: pd.DataFrame) -> float:
     return float(np.diff(times)[(copying > 0) & (computing == 0)].sum())
 
 
-def moe_block_s(frame: pd.DataFrame, layers: Collection[int]) -> float | None:
+def moe_block_s(rows: "Columns", layers: Collection[int]) -> float | None:
     """Mean latency of these layers over all decode steps, None without any.
 
     A layer's block, attention included, is from the end of the layer before (or its own first
     start) to its last end.
     """
-    decode = frame[(frame["step"] > 0) & (frame["layer"] >= 0)]
-    spans = []
-    for _, rows in decode.groupby("step"):
-        ends, starts = (
-            getattr(rows.groupby("layer")[name], of)()
-            for name, of in (("end_s", "max"), ("start_s", "min"))
-        )
-        known = [layer for layer in layers if layer in ends.index]
-        spans += [ends[i] - (ends[i - 1] if i - 1 in ends.index else starts[i]) for i in known]
-    return float(np.mean(spans)) if spans else None
+    step, layer = np.asarray(rows["step"]), np.asarray(rows["layer"])
+    decode = (step > 0) & (layer >= 0)
+    if not layers or not decode.any():
+        return None
+    steps, row = np.unique(step[decode], return_inverse=True)
+    place = row, layer[decode]
+    shape = len(steps), 1 + max(*layers, int(place[1].max()))
+    starts, ends = np.full(shape, np.inf), np.full(shape, -np.inf)
+    np.minimum.at(starts, place, np.asarray(rows["start_s"])[decode])
+    np.maximum.at(ends, place, np.asarray(rows["end_s"])[decode])
+    before = starts.copy()
+    before[:, 1:] = np.where(np.isinf(ends[:, :-1]), starts[:, 1:], ends[:, :-1])
+    spans = (ends - before)[:, list(layers)]
+    spans = spans[np.isfinite(spans)]  # without the layers that a step does not have
+    return float(np.mean(spans)) if len(spans) else None
 
 
-def _marks(frame: pd.DataFrame, prefixes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _marks(rows: "Columns", prefixes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Times at which tasks of these streams start (+1) and end (-1)."""
-    rows = frame[frame["stream"].str.startswith(prefixes)]
-    start, end = rows["start_s"].to_numpy(float), rows["end_s"].to_numpy(float)
-    return np.concatenate([start, end]), np.repeat([1, -1], len(rows))
+    chosen = np.array([name.startswith(prefixes) for name in rows["stream"]], dtype=np.bool_)
+    start, end = (np.asarray(rows[name], dtype=np.float64)[chosen] for name in ("start_s", "end_s"))
+    return np.concatenate([start, end]), np.repeat([1, -1], len(start))
 
 
 def _running(times: np.ndarray, marks: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -13,7 +13,6 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from scipy.special import bdtrc
 
 from schedules import routing_expected
 from schedules.model_layers import Stack
@@ -209,6 +208,8 @@ class Routing(BaseModel):
 @lru_cache(maxsize=4096)
 def _expected_tiles(tokens: int, probability: float, tile: int) -> float:
     """E[ceil(X / tile)] for X ~ Binomial(tokens, probability)."""
+    from scipy.special import bdtrc  # slow to import
+
     thresholds = np.arange(0, tokens, tile, dtype=np.int64)
     return float(np.sum(bdtrc(thresholds, tokens, probability)))
 

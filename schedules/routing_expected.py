@@ -4,7 +4,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from schedules.routing_chains import Chains
 from schedules.routing_draws import FloatArray, popularity
@@ -76,6 +75,8 @@ def expected_rows(probabilities: FloatArray, tokens: int, tile: int) -> float:
 
     E[ceil(X / tile)] = sum over i >= 0 of P(X > i tile).
     """
+    from scipy.special import bdtrc  # slow to import
+
     thresholds = np.arange(0, tokens, tile, dtype=np.int64)
     return float(tile * np.sum(bdtrc(thresholds[:, None], tokens, probabilities[None, :])))
 

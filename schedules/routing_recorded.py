@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from hashlib import sha256 as hash_of
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from schedules.errors import BadInput
 from schedules.model_layers import Stack
 from schedules.routing_table import N_EXPERTS, IntArray, expert_columns, read_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Recording:
     Raises `BadInput` for rows that are not those of a run.
     """
 
-    def __init__(self, frame: pd.DataFrame, where: str, n_experts: int | None = None) -> None:
+    def __init__(self, frame: "pd.DataFrame", where: str, n_experts: int | None = None) -> None:
         self.where = where
         self.n_experts = n_experts
         columns = read_columns(frame, where)
@@ -216,6 +217,9 @@ def file_hash(path: str, changed_ns: int) -> str:
 
 @lru_cache(maxsize=4)
 def _recording(path: str, changed_ns: int, size: int) -> Recording:
+    import pyarrow as pa  # slow to import; most simulations have no recorded routing
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -5,14 +5,15 @@ experts it took, `expert_0`, `expert_1`, ...; `batch` and `micro_batch` where th
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from schedules.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd  # slow to import; most simulations have no recorded routing
 
 IntArray = NDArray[np.int64]
 NEEDED = ("step", "layer", "request", "position")
@@ -21,13 +22,13 @@ N_EXPERTS = b"n_experts"
 """Key of the file's metadata that says how many experts a layer of the recorded model has."""
 
 
-def expert_columns(frame: pd.DataFrame) -> list[str]:
+def expert_columns(frame: "pd.DataFrame") -> list[str]:
     """`expert_0`, `expert_1`, ... as far as there are any."""
     names = [f"expert_{i}" for i in range(len(frame.columns))]
     return [name for name in names if name in frame.columns]
 
 
-def read_columns(frame: pd.DataFrame, where: str) -> dict[str, IntArray]:
+def read_columns(frame: "pd.DataFrame", where: str) -> dict[str, IntArray]:
     """The columns as arrays; `batch` and `micro_batch` are 0 where there are none.
 
     Raises `BadInput` for a missing column, a value that is no whole number >= 0, or a token that
@@ -54,7 +55,9 @@ def read_columns(frame: pd.DataFrame, where: str) -> dict[str, IntArray]:
     return columns
 
 
-def _whole(frame: pd.DataFrame, name: str, where: str) -> IntArray:
+def _whole(frame: "pd.DataFrame", name: str, where: str) -> IntArray:
+    import pandas as pd
+
     values = frame[name]
     if not pd.api.types.is_integer_dtype(values.dtype) or bool(values.isna().any()):
         raise BadInput(f"'{where}': column '{name}' must hold whole numbers")
@@ -64,11 +67,14 @@ def _whole(frame: pd.DataFrame, name: str, where: str) -> IntArray:
     return found
 
 
-def write_routing(frame: pd.DataFrame, path: Path, n_experts: int) -> None:
+def write_routing(frame: "pd.DataFrame", path: Path, n_experts: int) -> None:
     """Write a table of recorded routing; the file also says how many experts a layer has.
 
     Raises `BadInput` for a malformed table.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     columns = read_columns(frame, str(path))
     kept = [name for name in frame.columns if name in columns]
     table = pa.table({name: pa.array(columns[name].astype(np.int32)) for name in kept})

@@ -128,8 +128,8 @@ class Buffer:
         self.pinned = pinned
         self.owner = owner
         self.freed = False
-        self._writer: tuple[int, int] | None = None  # (stream, task) that wrote last
-        self._readers: dict[int, int] = {}  # stream -> last task that read since
+        self._writer: tuple[int, int] | None = None  # (stream, or lane, and task) that wrote last
+        self._readers: dict[int, int] = {}  # stream, or lane -> last task that read since
 
     @property
     def kind(self) -> str:

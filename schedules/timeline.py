@@ -5,12 +5,12 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from schedules.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd  # slow to import; who simulates without a timeline needs none
 
 COLUMNS = {
     "task": "int64",
@@ -41,7 +41,7 @@ class Timeline:
     name: what ran, for titles.
     """
 
-    frame: pd.DataFrame
+    frame: "pd.DataFrame"
     streams: tuple[str, ...]
     name: str = "timeline"
 
@@ -63,6 +63,9 @@ class Timeline:
 
     def to_parquet(self, path: str | Path) -> None:
         """Write the rows; the stream order and the name travel in the file's metadata."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         table = pa.Table.from_pandas(self.frame[list(COLUMNS)], preserve_index=False)
         own = {b"moelab": json.dumps({"streams": self.streams, "name": self.name}).encode()}
         table = table.replace_schema_metadata(own | (table.schema.metadata or {}))
@@ -86,6 +89,9 @@ class Timeline:
     @classmethod
     def from_parquet(cls, path: str | Path) -> "Timeline":
         """Read what `to_parquet` wrote. Raises `BadInput` for anything else."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         try:
             table = pq.read_table(path)
             meta = json.loads((table.schema.metadata or {})[b"moelab"])

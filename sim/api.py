@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from pydantic import AliasChoices
 
 from schedules.errors import BadInput, Infeasible
@@ -21,12 +20,16 @@ from schedules.validated import validated
 from schedules.workload import Workload
 from schedules.workload_presets import load_workload
 from sim.cost import CostModel, Roofline
+from sim.engines import engine as find_engine
 from sim.generation import Generation
 from sim.hardware import load_hardware
 from sim.hardware_model import Hardware
 from sim.result import Result
 from sim.scenario import Scenario, place
 from sim.search import best_policy
+
+if TYPE_CHECKING:
+    import pandas as pd  # slow to import; who simulates without a report needs none
 
 MOST_SEQUENCES = 100_000  # of a batch: twenty times the largest published one
 MOST_MICRO_BATCHES = 10_000  # of a batch: each adds some tasks to every layer of every step
@@ -74,8 +77,10 @@ class Comparison:
         """Plain values: all results, and the winner."""
         return {"results": [r.to_dict() for r in self.results], "winner": self.winner}
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """One row per schedule."""
+        import pandas as pd
+
         return pd.json_normalize([r.to_dict() for r in self.results])
 
     def _repr_html_(self) -> str:
@@ -92,6 +97,7 @@ def make_scenario(
     seed: int = 0,
     routing: str | Path | Routing = "uniform",
     modifiers: Mapping[str, Any] | Modifiers | None = None,
+    engine: str = "compiled",
 ) -> Scenario:
     """A scenario from names, paths or objects. Raises `BadInput` for anything unknown."""
     changed = make_modifiers(modifiers)
@@ -105,7 +111,8 @@ def make_scenario(
         workload = load_workload(workload, gen_len=gen_len, padded=padded)
     model = changed.applied(model)
     found = _routing(routing, seed, model)
-    return Scenario(model, hardware, workload, gpus, found, modifiers=changed)
+    find_engine(engine)
+    return Scenario(model, hardware, workload, gpus, found, modifiers=changed, engine=engine)
 
 
 def _changed(workload: Workload, changes: Mapping[str, Any]) -> Workload:
@@ -140,7 +147,8 @@ def run(
         else:
             policy = best_policy(scenario, kind, costs, given)
     schedule = place(scenario, kind, policy)
-    return Result(scenario, policy, Generation(schedule, costs(scenario.gpus_for(kind))))
+    found = Generation(schedule, costs(scenario.gpus_for(kind)), scenario.engine)
+    return Result(scenario, policy, found)
 
 
 def simulate(
@@ -157,6 +165,7 @@ def simulate(
     seed: int = 0,
     routing: str | Path | Routing = "uniform",
     modifiers: Mapping[str, Any] | Modifiers | None = None,
+    engine: str = "compiled",
 ) -> Result:
     """Simulate one schedule over a whole generation.
 
@@ -174,6 +183,7 @@ def simulate(
         of a recorded `routing.parquet`, or a `Routing`, which has a seed of its own.
     modifiers: what is changed of the model, or of where it lies, as `{"experts": "int4"}`; see
         `schedules.modifiers.Modifiers`.
+    engine: `compiled`, or `simpy` for the reference.
 
     Raises `BadInput` for what is unknown or impossible, `Infeasible` for what does not fit.
 
@@ -182,7 +192,7 @@ def simulate(
     (True, 23749)
     """
     scenario = make_scenario(
-        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
+        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers, engine
     )
     return run(scenario, find_schedule(schedule), given_policy(batch, micro_batch, policy))
 
@@ -201,6 +211,7 @@ def compare(
     seed: int = 0,
     routing: str | Path | Routing = "uniform",
     modifiers: Mapping[str, Any] | Modifiers | None = None,
+    engine: str = "compiled",
 ) -> Comparison:
     """Simulate several schedules (None: all) on the same scenario; see `simulate`.
 
@@ -209,7 +220,7 @@ def compare(
     was asked for as others can, are in the results, with the reason.
     """
     scenario = make_scenario(
-        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
+        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers, engine
     )
     return compare_in(scenario, names, given_policy(batch, micro_batch, policy))
 

@@ -24,6 +24,7 @@ import numpy as np
 from schedules.graph import FloatArray, IntArray, TaskGraph
 from sim.deadlock import Stuck
 from sim.decoding import Steps
+from sim.padded import can_pad, pad
 from sim.sharing import Sharing
 from sim.times import Run, busy_s, checked
 
@@ -48,6 +49,25 @@ class Plan(NamedTuple):
     wait_at: IntArray
     wait_offsets: IntArray
     waited: IntArray
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+NO_TASKS = TaskGraph(
+    streams=(),
+    ops=(),
+    works=(),
+    hosts=1,
+    op=_NONE,
+    stream=_NONE,
+    work=_NONE,
+    layer=_NONE,
+    micro_batch=_NONE,
+    step=_NONE,
+    host=_NONE,
+    offsets=np.zeros(1, dtype=np.int64),
+    dependencies=_NONE,
+    waits=(),
+)
 
 
 def plan(graph: TaskGraph) -> Plan:
@@ -97,14 +117,15 @@ def step_totals(steps: Steps, sync_s: float) -> FloatArray:
     found = np.zeros((count, 1 + len(graph.streams)))
     numbers = np.array([steps.share(s) for s in range(steps.first, steps.last + 1)])
     limits = steps.low, steps.high, steps.fixed_s, steps.issue_s
-    if graph.lanes or not is_in_order(graph):
+    if steps.light is not None or graph.lanes or not is_in_order(graph):
         for row, step in enumerate(range(steps.first, steps.last + 1)):
             duration_s = steps.duration_s(step)
-            run = simulate_graph(graph, duration_s, steps.issue_s, sync_s)
+            run = simulate_graph(graph, duration_s, steps.issue_s, sync_s, steps.sharing(step))
             found[row] = run.makespan_s, *busy_s(graph, duration_s, run)
         return found
     hosts = [i for i, name in enumerate(graph.streams) if name.startswith("host")]
-    issuing = _kernels().many_steps(plan(graph), *limits, sync_s, numbers, found)
+    layout = pad(graph) if can_pad(graph) else pad(NO_TASKS)
+    issuing = _kernels().many_steps(layout, plan(graph), *limits, sync_s, numbers, found)
     found[:, [1 + i for i in hosts]] += issuing
     return found
 
@@ -114,9 +135,8 @@ def is_in_order(graph: TaskGraph) -> bool:
 
     So it is with all that an issuer records.
     """
-    task = np.repeat(np.arange(len(graph)), np.diff(graph.offsets))
     late = any(i >= wait.position for wait in graph.waits for i in wait.tasks)
-    return not late and bool((graph.dependencies < task).all())
+    return not late and bool(_kernels().in_order(graph.offsets, graph.dependencies))
 
 
 def _by_events(

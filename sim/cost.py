@@ -1,6 +1,7 @@
 """Cost models: they turn `Work` into seconds, and nothing else does."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import final
 
 import numpy as np
@@ -24,6 +25,9 @@ class CostModel(ABC):
 
     sync_s: float
     """Seconds of the issuing thread for a wait that is over."""
+
+    channels: Mapping[str, float] = {}
+    """Bytes/s of the channels that tasks share (see `sim.channels`)."""
 
     @abstractmethod
     def limits(self, work: Work) -> list[float]:
@@ -60,7 +64,9 @@ class Roofline(CostModel):
 
     def __init__(self, hardware: Hardware, gpus: int = 1) -> None:
         self.hardware = hardware
-        shared = gpus > 1 and hardware.shared_host_link.value
+        self.channels = {name: rate.value for name, rate in hardware.channels.items()}
+        evenly = hardware.shared_host_link.value and "host_link" not in self.channels
+        shared = gpus > 1 and evenly
         self._host_link_share = 1.0 / gpus if shared else 1.0
         self._memory = {
             "gpu": hardware.gpu.memory_bandwidth.sustained,

@@ -14,7 +14,9 @@ import numpy as np
 
 from schedules.graph import FloatArray, TaskGraph
 from schedules.task import Work
+from sim.channels import Loads, loads
 from sim.cost import CostModel
+from sim.sharing import Sharing
 
 TOLERANCE = 1e-9  # relative; a step between the two is met this closely
 
@@ -28,6 +30,7 @@ class Steps:
     graph, end: of the first step and of the last; all have the same structure.
     low, high: seconds that each resource needs for each task of the two, shape (n, resources).
     fixed_s, issue_s: fixed costs of each task, and of issuing it, shape (n,).
+    light, heavy: what the tasks of the two move over the machine's channels; None: there are none.
     """
 
     graph: TaskGraph
@@ -38,6 +41,8 @@ class Steps:
     high: FloatArray
     fixed_s: FloatArray
     issue_s: FloatArray
+    light: Loads | None = None
+    heavy: Loads | None = None
 
     def share(self, step: int) -> float:
         """How far a step is from the first to the last, 0 to 1."""
@@ -50,6 +55,13 @@ class Steps:
     def duration_s(self, step: int) -> FloatArray:
         """Seconds that each task of a step takes, shape (n,)."""
         return np.asarray(self.limits(step).max(axis=1) + self.fixed_s)
+
+    def sharing(self, step: int) -> Sharing | None:
+        """What the tasks of a step demand of the channels; None without any."""
+        if self.light is None or self.heavy is None:
+            return None
+        moved = self.light.bytes + (self.heavy.bytes - self.light.bytes) * self.share(step)
+        return self.light._replace(bytes=moved).sharing(self.duration_s(step))
 
     def graph_at(self, step: int) -> TaskGraph:
         """What a step would issue, its works with the amounts of that step."""
@@ -79,7 +91,8 @@ def steps_between(
     """The steps from one that was issued to another, of these numbers."""
     low, fixed_s, issue_s = priced(first, cost)
     high, _, _ = priced(last, cost)
-    return Steps(first, last, *numbers, low, high, fixed_s, issue_s)
+    moved = loads(first, cost.channels), loads(last, cost.channels)
+    return Steps(first, last, *numbers, low, high, fixed_s, issue_s, *moved)
 
 
 def between(a: Work, b: Work, share: float) -> Work:

@@ -7,6 +7,7 @@ import numpy as np
 from schedules.errors import BadInput, suggest
 from schedules.graph import FloatArray, TaskGraph
 from sim.decoding import Steps
+from sim.sharing import Sharing
 from sim.times import Run, busy_s
 
 ENGINES = ("compiled", "simpy")
@@ -16,7 +17,12 @@ class Engine(Protocol):
     """Runs task graphs against a virtual clock; see `sim.engine` for what that means."""
 
     def run(
-        self, graph: TaskGraph, duration_s: FloatArray, issue_s: FloatArray, sync_s: float
+        self,
+        graph: TaskGraph,
+        duration_s: FloatArray,
+        issue_s: FloatArray,
+        sync_s: float,
+        sharing: Sharing | None = None,
     ) -> Run:
         """When each task of a graph runs."""
 
@@ -28,11 +34,16 @@ class Compiled:
     """One pass over arrays (`sim.compiled`)."""
 
     def run(
-        self, graph: TaskGraph, duration_s: FloatArray, issue_s: FloatArray, sync_s: float
+        self,
+        graph: TaskGraph,
+        duration_s: FloatArray,
+        issue_s: FloatArray,
+        sync_s: float,
+        sharing: Sharing | None = None,
     ) -> Run:
         from sim.compiled import simulate_graph
 
-        return simulate_graph(graph, duration_s, issue_s, sync_s)
+        return simulate_graph(graph, duration_s, issue_s, sync_s, sharing)
 
     def totals(self, steps: Steps, sync_s: float) -> FloatArray:
         from sim.compiled import step_totals
@@ -44,17 +55,22 @@ class Reference:
     """Events and processes (`sim.engine`, on SimPy)."""
 
     def run(
-        self, graph: TaskGraph, duration_s: FloatArray, issue_s: FloatArray, sync_s: float
+        self,
+        graph: TaskGraph,
+        duration_s: FloatArray,
+        issue_s: FloatArray,
+        sync_s: float,
+        sharing: Sharing | None = None,
     ) -> Run:
         from sim.engine import simulate_graph
 
-        return simulate_graph(graph, duration_s, issue_s, sync_s)
+        return simulate_graph(graph, duration_s, issue_s, sync_s, sharing)
 
     def totals(self, steps: Steps, sync_s: float) -> FloatArray:
         rows = []
         for step in range(steps.first, steps.last + 1):
             duration_s = steps.duration_s(step)
-            run = self.run(steps.graph, duration_s, steps.issue_s, sync_s)
+            run = self.run(steps.graph, duration_s, steps.issue_s, sync_s, steps.sharing(step))
             rows.append([run.makespan_s, *busy_s(steps.graph, duration_s, run)])
         return np.array(rows)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from schedules.graph import FloatArray, RecordingIssuer, TaskGraph
 from schedules.schedule import Schedule
+from sim.channels import loads
 from sim.cost import CostModel, price
 from sim.decoding import Steps, steps_between
 from sim.engines import Engine, engine
@@ -23,7 +24,10 @@ from sim.times import Run, busy_s
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Phase:
-    """One simulated phase: prefill, or one decode step."""
+    """One simulated phase: prefill, or one decode step.
+
+    `duration_s` is what each task takes alone; it may run longer where tasks share channels.
+    """
 
     graph: TaskGraph
     run: Run
@@ -117,5 +121,7 @@ def simulate_phase(
 def phase_of(graph: TaskGraph, cost: CostModel, by: Engine) -> Phase:
     """Price and run the tasks of a phase."""
     duration_s, issue_s = price(graph, cost)
-    run = by.run(graph, duration_s, issue_s, cost.sync_s)
+    moved = loads(graph, cost.channels)
+    sharing = None if moved is None else moved.sharing(duration_s)
+    run = by.run(graph, duration_s, issue_s, cost.sync_s, sharing)
     return Phase(graph, run, duration_s)

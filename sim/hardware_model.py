@@ -11,6 +11,7 @@ from schedules.task import DType, KernelClass
 from sim.hardware_parts import (
     LINKS_OF_ALL,
     Amount,
+    Channel,
     Cpu,
     Flag,
     Gpu,
@@ -39,6 +40,9 @@ class Hardware(Part):
     shared_host_link: whether several GPUs share one path to the host.
     host: the issuing thread.
     disk: bytes of the disk, where there is one.
+    channels: bytes/s that streams share where they work at the same time, by name: `cpu` (the
+        host's DRAM), `gpu` (each GPU's memory), `host_link` (the path to all GPUs). None of them is
+        shared unless it is given; `host_link` takes the place of `shared_host_link`.
 
     Raises `pydantic.ValidationError` for anything malformed; `load_hardware` turns it into a
     sentence.
@@ -61,6 +65,7 @@ class Hardware(Part):
     host: Host
     disk: Amount | None = None
     peer_call_s: Amount | None = None
+    channels: Mapping[Channel, Amount] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Hardware":

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 
 from schedules.movement import exposed_transfer_s, moe_block_s, moved_bytes
 from sim.generation import Generation, Phase
-from sim.phase_frame import phase_frame
+from sim.phase_frame import phase_columns
 
 SAMPLED_STEPS = 32  # of a generation whose steps differ
 SAMPLED_ALIKE = 5  # of one whose steps differ in amounts alone
@@ -45,7 +44,7 @@ class Movement:
     def moved_bytes(self) -> dict[str, float]:
         """Bytes moved over links by operation, in the whole generation; largest first."""
         phases = [self.generation.prefill, *self.phases]
-        by_phase = {id(phase): moved_bytes(phase_frame(phase)) for phase in phases}
+        by_phase = {id(phase): moved_bytes(phase_columns(phase)) for phase in phases}
         ops = dict.fromkeys(op for found in by_phase.values() for op in found)
         sums = {op: self.total(lambda p, op=op: by_phase[id(p)].get(op, 0.0)) for op in ops}  # type: ignore[misc]
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
@@ -53,7 +52,7 @@ class Movement:
     @cached_property
     def exposed_transfer_s(self) -> float:
         """Seconds of the generation in which something is copied and nothing is computed."""
-        return self.total(lambda phase: exposed_transfer_s(phase_frame(phase)))
+        return self.total(lambda phase: exposed_transfer_s(phase_columns(phase)))
 
     @cached_property
     def moe_block_s(self) -> float | None:
@@ -66,5 +65,8 @@ class Movement:
         phases = self.phases
         if self.generation.alike and phases:
             phases = [self.generation.step(max(1, self.generation.steps // 2))]
-        frames = [phase_frame(phase) for phase in phases]
-        return moe_block_s(pd.concat(frames), moe) if frames else None
+        if not phases:
+            return None
+        rows = [phase_columns(phase) for phase in phases]
+        names = ("step", "layer", "start_s", "end_s")
+        return moe_block_s({name: np.concatenate([r[name] for r in rows]) for name in names}, moe)

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from schedules.errors import BadInput
 from schedules.policy import Policy
@@ -16,6 +15,9 @@ from sim.generation import Generation
 from sim.movement import Movement
 from sim.phase_frame import phase_frame
 from sim.scenario import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd  # slow to import; who simulates without a timeline needs none
 
 
 class Result:
@@ -118,8 +120,10 @@ class Result:
         }
         return {key: plain[key] if key in plain else getattr(self, key) for key in KEYS}
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> "pd.DataFrame":
         """The result as one row; nested keys become `utilization.gpu` and so on."""
+        import pandas as pd
+
         return pd.json_normalize(self.to_dict())
 
     def start_s(self, step: int) -> float:
@@ -132,6 +136,8 @@ class Result:
         Step 0 is prefill, 1.. are decode steps; times count from the start of the generation.
         Raises `BadInput` for a step that the generation does not have.
         """
+        import pandas as pd
+
         last = self.generation.steps
         chosen = sorted(set(range(min(3, last + 1)) if steps is None else steps))
         for step in chosen:
@@ -143,7 +149,7 @@ class Result:
         name = f"{self.schedule}, {self.scenario.model.name} on {self.scenario.hardware.name}"
         return Timeline(frame, self.streams, name)
 
-    def _frame(self, step: int) -> pd.DataFrame:
+    def _frame(self, step: int) -> "pd.DataFrame":
         phase = self.generation.prefill if step == 0 else self.generation.step(step)
         return phase_frame(phase, self.start_s(step))
 

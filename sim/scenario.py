@@ -29,6 +29,7 @@ class Scenario:
     routing: which experts the tokens take.
     kernels: which kernels run; None: those of each schedule's published implementation.
     modifiers: what has been changed of the model, which has them already, and where it lies.
+    engine: which engine simulates, by a name of `sim.engines`.
     """
 
     model: ModelSpec
@@ -38,6 +39,7 @@ class Scenario:
     routing: Routing = field(default_factory=Routing)
     kernels: Kernels | None = None
     modifiers: Modifiers = field(default_factory=Modifiers)
+    engine: str = "compiled"
 
     def gpus_for(self, kind: type[Schedule]) -> int:
         """How many GPUs the schedule uses. Raises `BadInput` when there are not as many."""
@@ -51,8 +53,13 @@ class Scenario:
         return self.gpus
 
 
-def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
-    """The schedule on its node, with all memory taken.
+def place(
+    scenario: Scenario,
+    kind: type[Schedule],
+    policy: Policy,
+    recorder: type[RecordingIssuer] = RecordingIssuer,
+) -> Schedule:
+    """The schedule on its node, with all memory taken; `recorder` takes its tasks.
 
     Raises `BadInput` for a policy that the schedule cannot follow, `Infeasible` when a pool is too
     small.
@@ -69,7 +76,7 @@ def place(scenario: Scenario, kind: type[Schedule], policy: Policy) -> Schedule:
         batches: tuple[MicroBatch, ...],
     ) -> Issuer:
         trace = routing_trace(scenario.routing, scenario.model, batches, scenario.workload.gen_len)
-        return RecordingIssuer(streams, capacities, hosts, trace)
+        return recorder(streams, capacities, hosts, trace)
 
     return place_on_node(
         kind,

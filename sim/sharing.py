@@ -78,7 +78,7 @@ def speeds(demand: FloatArray, capacity: FloatArray) -> list[float]:
             tight = levels.index(level)
             stops = [i for i in rising if demand[i, tight] > 0]
         for i in stops:
-            found[i] = min(1.0, min(level, full) / share[i])
+            found[i] = float(min(1.0, min(level, full) / share[i]))
             for c in channels:
                 left[c] = max(0.0, left[c] - found[i] * demand[i, c])
         rising = [i for i in rising if i not in stops]

@@ -55,7 +55,7 @@ def _check(graph: TaskGraph, values: FloatArray, name: str) -> None:
 
 
 def busy_s(graph: TaskGraph, duration_s: FloatArray, run: Run) -> FloatArray:
-    """Seconds of work of every stream, the host's issuing included."""
+    """Seconds of work of every stream, as if each task ran alone; the host's issuing included."""
     streams = graph.streams
     busy: FloatArray = np.zeros(len(streams))
     np.add.at(busy, graph.stream, duration_s)

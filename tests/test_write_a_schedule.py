@@ -116,10 +116,10 @@ def expected_tokens(source, prompts, gen_len):
     return generate(source, prompts, gen_len)
 
 
-def simulated(source, policy, lengths, gen_len, routing):
+def simulated(source, policy, lengths, gen_len, found):
     """The tasks that the simulator records, with the routing of a run, and its peak memory."""
     clock = test_switch_session if is_switch(source) else test_two_clocks
-    answer = routing if is_switch(source) else test_two_clocks.answer(routing)
+    answer = found.routing if is_switch(source) else found
     spec = source.architecture.spec
     return clock.simulated("again", spec, policy, tuple(lengths), gen_len, answer)
 
@@ -134,7 +134,7 @@ def test_both_clocks_see_the_same_tasks_and_the_tokens_are_the_models(source, da
     prompts = random_prompts(lengths, seed=sum(lengths))
     found = run("again", source, policy, prompts, gen_len)
     assert found.tokens == expected_tokens(source, prompts, gen_len)
-    expected, peak = simulated(source, policy, lengths, gen_len, found.routing)
+    expected, peak = simulated(source, policy, lengths, gen_len, found)
     assert len(found.graphs) == len(expected)
     for ours, theirs in zip(found.graphs, expected, strict=True):
         assert ours.same_structure(theirs)

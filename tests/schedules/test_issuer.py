@@ -358,3 +358,61 @@ def test_a_pool_never_holds_more_than_its_capacity(requests):
         if freed:
             i.free(buffer)
             alive -= size
+
+
+# -- lanes -----------------------------------------------------------------------------------------
+
+
+def wide(lanes):
+    return RecordingIssuer(["h2d", "gpu"], {"gpu": 100}, lanes=lanes)
+
+
+def test_what_two_lanes_read_must_both_have_ended_before_it_is_overwritten():
+    """With one lane the second reader's end implies the first one's."""
+    for lanes, expected in (({}, [2]), ({"gpu": 2}, [1, 2])):
+        issuer = wide(lanes)
+        buffer = issuer.buffer("weights", "gpu", 1)
+        issuer.task("load", "h2d", writes=[buffer])
+        issuer.task("first", "gpu", reads=[buffer])
+        issuer.task("second", "gpu", reads=[buffer])
+        issuer.task("load", "h2d", writes=[buffer])
+        issuer.barrier()
+        assert issuer.take().dependencies_of(3).tolist() == expected
+
+
+def test_tasks_of_two_lanes_depend_on_each_other_by_their_data():
+    for lanes, expected in (({}, []), ({"gpu": 2}, [0])):
+        issuer = wide(lanes)
+        buffer = issuer.buffer("hidden", "gpu", 1)
+        issuer.task("write", "gpu", writes=[buffer])
+        issuer.task("read", "gpu", reads=[buffer])
+        issuer.barrier()
+        graph = issuer.take()
+        assert graph.dependencies_of(1).tolist() == expected
+        assert graph.lanes == ((1, 2) if lanes else ())
+
+
+def test_a_barrier_waits_for_every_lane():
+    issuer = wide({"gpu": 2})
+    for op in "abc":
+        issuer.task(op, "gpu")
+    issuer.barrier()
+    (wait,) = issuer.take().waits
+    assert wait.tasks == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "message"),
+    [
+        ({"gpus": 2}, "lanes: no stream 'gpus', did you mean 'gpu'"),
+        ({"gpu": 0}, "stream 'gpu' has 0 lanes; it must have at least 1"),
+    ],
+)
+def test_impossible_lanes(lanes, message):
+    with pytest.raises(BadInput, match=message):
+        wide(lanes)
+
+
+def test_a_thread_has_one_lane():
+    with pytest.raises(BadInput, match="stream 'host' has 2 lanes; it must have 1, being a thread"):
+        RecordingIssuer(["host"], {}, lanes={"host": 2})

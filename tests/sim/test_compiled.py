@@ -12,13 +12,14 @@ from schedules.graph import TaskGraph, Wait
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule, schedules
 from schedules.task import NOTHING
-from sim import compiled, engine
+from sim import batch, compiled, engine, kernels
 from sim.api import make_scenario
-from sim.cost import Roofline
+from sim.cost import Roofline, price
 from sim.deadlock import Stuck
 from sim.engines import ENGINES
 from sim.engines import engine as engine_named
-from sim.generation import Generation
+from sim.generation import Generation, issue_phase
+from sim.padded import can_pad, pad
 from sim.scenario import place
 from tests.sim.graphs import timed_graphs
 from tests.strategies import issue, programs
@@ -62,6 +63,86 @@ def test_both_loops_agree(timed):
     graph = replace(timed.graph, lanes=(1,) * len(timed.graph.streams))
     plain = timed._replace(graph=replace(timed.graph, lanes=()))
     same(compiled.simulate_graph(*plain), compiled.simulate_graph(*timed._replace(graph=graph)))
+
+
+def with_one_thread(timed):
+    """The same tasks with two dependencies at most, issued by one thread."""
+    graph, kept = timed.graph, []
+    for task in range(len(graph)):
+        kept.append(graph.dependencies_of(task)[:2])
+    streams = [i for i, name in enumerate(graph.streams) if name == "host1"]
+    stream = np.where(np.isin(graph.stream, streams), 0, graph.stream)
+    return timed._replace(
+        graph=replace(
+            graph,
+            hosts=1,
+            stream=stream,
+            host=np.zeros(len(graph), np.int64),
+            offsets=np.concatenate([[0], np.cumsum([len(k) for k in kept])]),
+            dependencies=np.concatenate([np.zeros(0, np.int64), *kept]),
+            waits=tuple(replace(wait, host=0) for wait in graph.waits),
+        )
+    )
+
+
+@settings(max_examples=200)
+@given(timed_graphs(shared=st.just(False), lanes=st.just(False)))
+def test_the_loop_without_branches(timed):
+    graph, duration_s, issue_s, sync_s, _ = timed = with_one_thread(timed)
+    assert can_pad(graph)
+    start, end, issuing = np.empty(len(graph)), np.empty(len(graph) + 1), np.zeros(1)
+    rest = duration_s, issue_s, sync_s, start, end, issuing
+    makespan = kernels.padded_pass(pad(graph), *rest)
+    expected = engine.simulate_graph(*timed)
+    assert start.tobytes() == expected.start_s.tobytes()
+    assert end[1:].tobytes() == expected.end_s.tobytes()
+    assert makespan == expected.makespan_s
+    assert issuing[0] == pytest.approx(expected.issuing_s[0])
+
+
+@settings(max_examples=50)
+@given(timed_graphs(shared=st.just(False)), st.integers(1, 40), st.booleans())
+def test_many_scenarios_at_once(timed, count, one_thread):
+    graph, duration_s, issue_s, sync_s, _ = with_one_thread(timed) if one_thread else timed
+    factors = np.linspace(0.5, 2, count)[:, None]
+    sync = sync_s * np.linspace(0, 1, count)
+    found = batch.makespans(graph, duration_s * factors, issue_s / factors, sync)
+    for number, makespan in enumerate(found):
+        factor = factors[number, 0]
+        arguments = duration_s * factor, issue_s / factor, sync[number]
+        assert makespan == compiled.simulate_graph(graph, *arguments).makespan_s
+
+
+def test_scenarios_by_work():
+    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "fixed-16", gen_len=2)
+    schedule = place(scenario, find_schedule("cgopipe"), make_policy({"N": 8, "mu": 2}))
+    graph, costs = issue_phase(schedule, 1), []
+    for factor in (1, 2, 4):
+        costs.append(Roofline(scenario.hardware.with_rate("links", factor)))
+    seconds = np.array([[cost.seconds(work) for work in graph.works] for cost in costs])
+    found = batch.makespans(graph, seconds)
+    each = [compiled.simulate_graph(graph, price(graph, cost)[0]).makespan_s for cost in costs]
+    assert found.tolist() == each
+    assert found[0] > found[1] > found[2]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "issue_s", "sync_s", "message"),
+    [
+        (
+            np.ones((3, 5)),
+            None,
+            0.0,
+            r"seconds has shape \(3, 5\); it must be \(scenarios, 1 works\)",
+        ),
+        (-np.ones((3, 2)), None, 0.0, "seconds must be finite numbers of seconds >= 0"),
+        (np.ones((3, 2)), np.ones((2, 2)), 0.0, "issue_s has 2 scenarios, seconds 3"),
+        (np.ones((3, 2)), None, -1.0, "sync_s must be finite numbers of seconds >= 0"),
+    ],
+)
+def test_impossible_scenarios(seconds, issue_s, sync_s, message):
+    with pytest.raises(BadInput, match=message):
+        batch.makespans(chain([], [0]), seconds, issue_s, sync_s)
 
 
 @settings(max_examples=200)

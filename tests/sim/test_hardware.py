@@ -362,7 +362,7 @@ def test_a_dtype_that_is_as_another_follows_it(tmp_path):
         (MINE + "[links.h2d]\npeak = 13e9\nsustained = 13e9\n", r"links.h2d.source is missing"),
         (MINE + link("h2b", "2e9", "1e9"), r"links.h2b is not a key here; it must be 'h2d', 'd2h'"),
         (MINE + "[gpu]\nmemmory = 3\n", r"gpu: 'memmory' is not a key here, did you mean 'memory'"),
-        ("colour = 'red'\n" + MINE, r": 'colour' is not a key here; known: cpu, descri"),
+        ("colour = 'red'\n" + MINE, r": 'colour' is not a key here; known: channels, cpu, descri"),
         (MINE + "[gpu]\ncount = 0\n", r"gpu.count is 0; it must be greater than or equal to 1"),
         (MINE + "[gpu]\ncount = 1.5\n", r"gpu.count is 1.5; it must be a valid integer"),
         (MINE + DUAL, r"links.peer is missing"),

@@ -1,0 +1,70 @@
+"""What each task demands of the channels that a machine's streams share.
+
+A machine says which of its memories and links are channels, and how much they carry (`channels` of
+its TOML file); by default none is, and each stream works at its own sustained rate. There are
+three:
+
+* `cpu`: the host's DRAM, under CPU attention and experts, copies into pinned memory and DMA;
+* `gpu`: the memory of each GPU, under its kernels and the copies to and from it;
+* `host_link`: the path between the host and all GPUs, under their copies in both directions.
+
+A task demands of a channel the bytes that it moves there over the seconds that it takes alone.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from schedules.graph import FloatArray, TaskGraph
+from schedules.task import Work
+from sim.sharing import Sharing
+
+HOST_LINKS = ("h2d", "d2h", "h2d_pageable", "d2h_pageable")
+
+
+class Loads(NamedTuple):
+    """Bytes that each task moves over each channel, shape (n, c), and what channels carry, (c,)."""
+
+    names: tuple[str, ...]
+    capacity: FloatArray
+    bytes: FloatArray
+
+    def sharing(self, duration_s: FloatArray) -> Sharing:
+        """The demands of tasks that take so long alone."""
+        rate = np.zeros_like(self.bytes)
+        np.divide(self.bytes, duration_s[:, None], out=rate, where=duration_s[:, None] > 0)
+        return Sharing(self.names, self.capacity, rate)
+
+
+def loads(graph: TaskGraph, channels: Mapping[str, float]) -> Loads | None:
+    """What the tasks of a graph move over the channels, bytes/s by name; None without channels."""
+    if not channels:
+        return None
+    names, capacity, columns = [], [], []
+    for channel, rate in channels.items():
+        each = np.array([_bytes(work, channel) for work in graph.works])[graph.work]
+        for name, streams in _users(channel, graph.streams).items():
+            names.append(name)
+            capacity.append(rate)
+            columns.append(np.where(np.isin(graph.stream, streams), each, 0.0))
+    return Loads(tuple(names), np.array(capacity), np.stack(columns, axis=1))
+
+
+def _bytes(work: Work, channel: str) -> float:
+    if channel == "host_link":
+        return sum(size for link, size in work.link_bytes.items() if link in HOST_LINKS)
+    return work.bytes.get(channel, 0.0)
+
+
+def _users(channel: str, streams: tuple[str, ...]) -> dict[str, list[int]]:
+    """The channels of a kind, with the streams that use them: one for each GPU, or one for all."""
+    if channel != "gpu":
+        return {channel: list(range(len(streams)))}
+    tags = [name.removeprefix("gpu") for name in streams if name.startswith("gpu")]
+    return {
+        f"gpu{tag}": [
+            i for i, s in enumerate(streams) if s in (f"gpu{tag}", f"h2d{tag}", f"d2h{tag}")
+        ]
+        for tag in tags
+    }
