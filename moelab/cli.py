@@ -12,7 +12,7 @@ import typer
 
 from moelab import __version__, options, run_options
 from moelab.crossing import crossover
-from moelab.optimal import optimal
+from moelab.explaining import explain
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
@@ -139,8 +139,9 @@ def simulate(
     if timeline is not None:
         phases = parse_steps(steps, result.generation.steps, timeline.suffix)
         write_timeline_file(result.timeline(phases), timeline)
-    show(json, results_table([result.to_dict()]), *_written(timeline))
-    write_json(json, result.to_dict())
+    found = result.to_dict()
+    show(json, results_table([found]), *_written(timeline))
+    write_json(json, found)
 
 
 @app.command()
@@ -337,7 +338,7 @@ def replay(
 
 
 app.command()(crossover)
-app.command()(optimal)
+app.command()(explain)
 
 
 def _written(path: Path | None) -> list[str]:
