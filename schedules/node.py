@@ -105,6 +105,8 @@ class Node:
         self.layers: tuple[LayerSpec, ...] = ()
         self.logits: dict[GpuNames, list[Buffer]] = {}  # of tensor-parallel GPUs, to be gathered
         self.step = 0  # 0 is prefill
+        self.cut: int | None = None  # layers of each pass that are issued; None: all
+        self.repeats = True  # whether it may be worth to issue a few layers (`sim.tiling`)
 
     # -- the pass over the layers ---------------------------------------------------------------
 
@@ -127,7 +129,8 @@ class Node:
     def begin(self, step: int) -> None:
         """Start prefill (`step` 0) or a decode step (1..)."""
         self.base += len(self.layers)
-        self.layers = self.prefill_layers if step == 0 else self.model.decoder_layers
+        layers = self.prefill_layers if step == 0 else self.model.decoder_layers
+        self.layers = layers if self.cut is None else layers[: self.cut]
         self.step = step
         self.issuer.step = step
 

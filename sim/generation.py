@@ -19,6 +19,7 @@ from sim.channels import loads
 from sim.cost import CostModel, price
 from sim.decoding import Steps, steps_between
 from sim.engines import Engine, engine
+from sim.tiling import ISSUED, can_tile, tiled
 from sim.times import Run, busy_s
 
 
@@ -40,13 +41,29 @@ class Phase:
 
 
 def issue_phase(schedule: Schedule, step: int) -> TaskGraph:
-    """Issue one phase: prefill (`step` 0) or decode step `step` (1..)."""
-    issuer = schedule.node.issuer
-    assert isinstance(issuer, RecordingIssuer)
+    """Issue one phase: prefill (`step` 0) or decode step `step` (1..).
+
+    Where the layers repeat, a few are issued and tiled (`sim.tiling`).
+    """
+    node = schedule.node
+    layers = node.prefill_layers if step == 0 else node.model.decoder_layers
+    if schedule.steps_alike and node.repeats and can_tile(layers):
+        node.cut = ISSUED
+        few = _issue(schedule, step)
+        node.cut = None
+        if (whole := tiled(few, len(layers))) is not None:
+            return whole
+        node.repeats = False  # nor will its other phases
+    return _issue(schedule, step)
+
+
+def _issue(schedule: Schedule, step: int) -> TaskGraph:
     if step == 0:
         schedule.run_prefill()
     else:
         schedule.run_decode_step(step)
+    issuer = schedule.node.issuer
+    assert isinstance(issuer, RecordingIssuer)
     return issuer.take()
 
 
