@@ -57,7 +57,7 @@ def place(
     scenario: Scenario,
     kind: type[Schedule],
     policy: Policy,
-    recorder: type[RecordingIssuer] = RecordingIssuer,
+    recorder: type[RecordingIssuer] | None = None,
 ) -> Schedule:
     """The schedule on its node, with all memory taken; `recorder` takes its tasks.
 
@@ -76,7 +76,7 @@ def place(
         batches: tuple[MicroBatch, ...],
     ) -> Issuer:
         trace = routing_trace(scenario.routing, scenario.model, batches, scenario.workload.gen_len)
-        return recorder(streams, capacities, hosts, trace)
+        return (recorder or RecordingIssuer)(streams, capacities, hosts, trace)
 
     return place_on_node(
         kind,
