@@ -34,7 +34,7 @@ from runtime.verify import Verification, plain_reference, transformers_reference
 from runtime.verify_decided import Decided, verify_decided
 from runtime.weights import WeightSource
 from schedules.errors import BadInput, Infeasible, MoelabError, in_gb
-from schedules.model import ModelSpec
+from schedules.model import MAX_SIZE, ModelSpec
 from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
 from schedules.schedule import Schedule, find_schedule
@@ -126,7 +126,8 @@ class _Run:
     def _check(self) -> None:
         """All that can be refused before the weights are read, which may take minutes."""
         spec, longest = self.arch.spec, max(self.prompts.lengths)
-        self.prompts.check_context(self.gen_len, spec.max_context, spec.name)
+        positions = MAX_SIZE if spec.is_encoder_decoder else spec.max_context  # T5's have no limit
+        self.prompts.check_context(self.gen_len, positions, spec.name)
         self.arch.check_context(longest + self.gen_len)
         check_schedule(self.kind, self.policy, self.world)
         if self.world > 1:
