@@ -136,10 +136,10 @@ def plot(found: Mapping[int, float], path: Path) -> None:
     figure.add_scatter(x=sizes, y=seconds, mode="lines+markers", name="compiled engine")
     linear = [seconds[-1] * n / sizes[-1] for n in sizes]
     figure.add_scatter(x=sizes, y=linear, mode="lines", name="linear", line={"dash": "dot"})
-    figure.update_layout(template="simple_white", width=640, height=400)
+    figure.update_layout(template="simple_white", width=640, height=360, margin={"t": 16})
     figure.update_xaxes(type="log", title="tasks")
     figure.update_yaxes(type="log", title="seconds")
-    figure.write_html(path)
+    figure.write_html(path, config={"displayModeBar": False})
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import typer
 from moelab import __version__, options, run_options
 from moelab.crossing import crossover
 from moelab.explaining import explain
+from moelab.optimal import optimal
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput, Infeasible, MoelabError
 
@@ -339,6 +340,7 @@ def replay(
 
 app.command()(crossover)
 app.command()(explain)
+app.command()(optimal)
 
 
 def _written(path: Path | None) -> list[str]:

@@ -6,11 +6,14 @@ import numpy as np
 
 from schedules.errors import BadInput, suggest
 from schedules.graph import FloatArray, TaskGraph
+from sim import interpreted
 from sim.decoding import Steps
 from sim.sharing import Sharing
 from sim.times import Run, busy_s
 
 ENGINES = ("compiled", "simpy")
+LITTLE = interpreted.Allowance(interpreted.TASKS)
+"""What this process may still simulate before it loads the kernels."""
 
 
 class Engine(Protocol):
@@ -31,7 +34,11 @@ class Engine(Protocol):
 
 
 class Compiled:
-    """One pass over arrays (`sim.compiled`)."""
+    """One pass over arrays (`sim.compiled`).
+
+    The first tasks of a process are left to `sim.interpreted`, which gives the same bits: a process
+    with little to do need not load the kernels.
+    """
 
     def run(
         self,
@@ -41,11 +48,16 @@ class Compiled:
         sync_s: float,
         sharing: Sharing | None = None,
     ) -> Run:
+        if sharing is None and LITTLE.take(len(graph)) and interpreted.can_interpret(graph):
+            return interpreted.simulate_graph(graph, duration_s, issue_s, sync_s)
         from sim.compiled import simulate_graph
 
         return simulate_graph(graph, duration_s, issue_s, sync_s, sharing)
 
     def totals(self, steps: Steps, sync_s: float) -> FloatArray:
+        cost = interpreted.steps_cost(steps)
+        if steps.light is None and LITTLE.take(cost) and interpreted.can_interpret(steps.graph):
+            return interpreted.step_totals(steps, sync_s)
         from sim.compiled import step_totals
 
         return step_totals(steps, sync_s)

@@ -12,17 +12,16 @@ from numba import njit
 
 
 @njit(cache=True, boundscheck=False)
-def fair_speeds(running, count, demand, capacity, speed, share, left):
+def fair_speeds(running, count, demand, dominant, capacity, speed, share, left):
     """Speeds of the first `count` tasks in `running`, as `sim.sharing.speeds` defines them.
 
-    `share` and `left` are room to work in. A task whose speed is not fixed yet has -1.
+    `dominant` is each task's largest part of a channel, alone. `share` and `left` are room to work
+    in. A task whose speed is not fixed yet has -1.
     """
     channels = len(capacity)
     rising = 0
     for k in range(count):
-        share[k] = 0.0
-        for c in range(channels):
-            share[k] = max(share[k], demand[running[k], c] / capacity[c])
+        share[k] = dominant[running[k]]
         speed[k] = 1.0
         if share[k] > 0:
             speed[k] = -1.0
@@ -35,7 +34,7 @@ def fair_speeds(running, count, demand, capacity, speed, share, left):
             for k in range(count):
                 if speed[k] < 0:
                     growth += demand[running[k], c] / share[k]
-            if growth > 0 and left[c] / growth < level:
+            if growth * level > left[c]:
                 level, tight = left[c] / growth, c
         for k in range(count):
             if speed[k] < 0:
@@ -70,7 +69,10 @@ def shared_run(
     stream, host, on_host, offsets, dependencies = plan[:5]
     first_wait, wait_at, wait_offsets, waited = plan[5:]
     hosts, streams, n = len(first_wait) - 1, len(on_host), len(duration)
-    issued = np.full(n, np.inf)
+    issued, dominant = np.full(n, np.inf), np.zeros(n)
+    for i in range(n):
+        for c in range(len(capacity)):
+            dominant[i] = max(dominant[i], demand[i, c] / capacity[c])
     end[:] = np.inf
     clock = np.zeros(hosts)
     next_wait, next_issue = first_wait.copy(), program_first.copy()
@@ -150,7 +152,7 @@ def shared_run(
                     head[s] += 1
                     changed = True
         old[:count] = speed[:count]
-        fair_speeds(running, count, demand, capacity, speed, share, left)
+        fair_speeds(running, count, demand, dominant, capacity, speed, share, left)
         for k in range(count):
             if old[k] >= 0 and old[k] != speed[k]:
                 rest[k] = max(0.0, rest[k] - (now - since[k]) * old[k])

@@ -35,3 +35,16 @@ def test_validation_table():
 def test_routing():
     seconds = load("routing").seconds
     assert all(seconds(kind, 8, 2, 100_000) > 0 for kind in ("uniform", "zipf", "markov"))
+
+
+def test_optimality(capsys):
+    load("optimality").main(["zero-inference", "--hardware", "gcp-t4-24c", "--time-limit", "1"])
+    (row,) = capsys.readouterr().out.splitlines()
+    assert row.startswith("| gcp-t4-24c | zero-inference | 60 / 60 | 261.4 | 261.4 | 261.4 | h2d |")
+
+
+def test_startup(capsys):
+    load("startup").main(["--runs", "1", "--import-runs", "1"])
+    words = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert words[:4] == ["moelab", "wall", "processor", "imports"]
+    assert "numpy" in words

@@ -81,6 +81,41 @@ def test_no_module_outside_the_runtime_imports_torch(tmp_path: Path) -> None:
     assert result.stdout == "False\n"
 
 
+SIMULATE = """
+import sys
+from moelab.cli import app
+app(sys.argv[1:], standalone_mode=False)
+print(*sorted(sys.modules), file=sys.stderr)
+"""
+SLOW_TO_IMPORT = {
+    "dask",
+    "networkx",
+    "pandas",
+    "plotly",
+    "pyarrow",
+    "scipy.optimize",
+    "simpy",
+    "torch",
+    "transformers",
+}
+
+
+@pytest.mark.parametrize("command", [["simulate", "cgopipe"], ["compare", "cgopipe", "flexgen"]])
+def test_who_asks_for_no_report_waits_for_nothing_that_makes_one(
+    command: list[str], tmp_path: Path
+) -> None:
+    words = "-m mixtral-8x7b -H gcp-t4-24c -w mtbench --gen-len 4 -N 8 -u 4 --json result.json"
+    run = [sys.executable, "-c", SIMULATE, *command, *words.split()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(run, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "cgopipe" in result.stdout
+    assert (tmp_path / "result.json").is_file()
+    imported = set(result.stderr.split())
+    assert "sim.generation" in imported
+    assert imported & SLOW_TO_IMPORT == set()
+
+
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """The wheel, built from a copy so that the checkout stays as it is."""

@@ -33,6 +33,7 @@ def test_commands():
         "replay",
         "crossover",
         "explain",
+        "optimal",
     ]
 
 

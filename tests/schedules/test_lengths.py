@@ -146,3 +146,8 @@ def test_bad_lengths_are_named():
     for nothing in ([], "12", 5):
         with pytest.raises(BadInput, match="they must be a list, not empty"):
             Listed(lengths=nothing)
+
+
+def test_a_spread_that_is_even():
+    """Of five prompts the longest is fixed; the sum of the others asks for even quantiles."""
+    assert Spread(average=6.2, longest=11).sample(5) == (2, 4, 6, 8, 11)

@@ -1,0 +1,112 @@
+"""The schedules' own orders against the best: decode steps and steady states."""
+
+import numpy as np
+import pytest
+
+from schedules.errors import BadInput, Infeasible
+from schedules.policy import make_policy
+from schedules.schedule import find_schedule
+from sim.api import make_scenario
+from sim.optimal.cycle import cycle
+from sim.optimal.period import best_period
+from sim.optimal.question import guesses, optimal, settled
+from sim.optimal.recorded import cut, recorded
+from sim.optimal.solver import Limits
+from tests.sim.optimal.test_period import judge_period
+
+S1 = ("mixtral-8x7b", "gcp-t4-24c", "mtbench")
+QUICK = Limits(1.0)
+SMALL = {"batch": 144, "micro_batch": 36, "limits": Limits(1.0)}
+
+
+def test_cgopipe_is_optimal_in_the_steady_state_of_s1():
+    found = optimal("cgopipe", *S1, batch=504, micro_batch=36, periodic=True)
+    assert (found.status, found.form, found.layers, found.tasks) == ("optimal", "period", 1, 98)
+    assert found.gap == pytest.approx(0, abs=1e-9)
+    assert found.bound_s == pytest.approx(found.bounds_s["pin"])
+
+
+@pytest.mark.parametrize(
+    ("name", "binds", "sequences"),
+    [("fastdecode", "places", 36), ("zero-inference", "h2d", 60), ("accelerate", "places", 60)],
+)
+def test_schedules_whose_memory_or_link_binds(name, binds, sequences):
+    found = optimal(name, *S1, batch=sequences, micro_batch=sequences, periodic=True)
+    assert found.status == "optimal"
+    assert found.schedule_s == pytest.approx(found.bounds_s[binds])
+
+
+GPU_ONLY = ("gpu-only", "switch-base-8", "a100-80g-epyc64", "fixed-64")
+
+
+def test_gpu_only_has_nothing_to_gain():
+    found = optimal(*GPU_ONLY, batch=8, micro_batch=4, gen_len=8, limits=Limits(1.0))
+    assert (found.status, found.gap) == ("optimal", pytest.approx(0, abs=1e-9))
+    assert found.bound_s == pytest.approx(found.bounds_s["gpu"])
+
+
+def test_a_schedule_that_does_not_go_layer_by_layer_has_no_period():
+    with pytest.raises(BadInput, match="layers 3 and 4 differ, so no period of 1 layer repeats"):
+        optimal(*GPU_ONLY, batch=8, micro_batch=4, gen_len=8, periodic=True)
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_flexgen_gains_by_a_better_order(periodic):
+    found = optimal("flexgen", *S1, **SMALL, micro_batches=3, periodic=periodic)
+    assert found.schedule_s > found.best_s * 1.03
+    assert found.bound_s <= found.best_s
+    assert found.changes
+    own, better = (set(t.frame.op) for t in found.timelines)
+    assert own == better
+    plain = found.to_dict()
+    assert plain["gap"] == pytest.approx(found.schedule_s / found.best_s - 1)
+    assert plain["micro_batches"] == 3
+
+
+@pytest.mark.parametrize("name", ["cgopipe", "fastdecode", "flexgen", "flexgen-cpu"])
+def test_the_better_order_keeps_every_rule_and_the_engine_runs_it(name):
+    kind = find_schedule(name)
+    policy = make_policy({"N": 144, "mu": 36})
+    scenario, policy = cut(make_scenario(*S1), kind, policy, 11, 3)
+    step = recorded(scenario, kind, policy)
+    repeated = cycle(step.graph, step.duration_s, step.flow, step.first, 1)
+    best = best_period(repeated, *settled(step, repeated), guesses(repeated, step.graph), QUICK)
+    judge_period(repeated, step.graph, best.turns)
+
+
+def test_both_timelines_hold_the_same_tasks_and_no_stream_overlaps():
+    found = optimal("flexgen", *S1, **SMALL, micro_batches=2, layers=1)
+    lengths = [len(timeline) for timeline in found.timelines]
+    assert lengths == [found.tasks, found.tasks]
+    for timeline in found.timelines:
+        for _, rows in timeline.frame.groupby("stream"):
+            rows = rows[rows["end_s"] > rows["start_s"]].sort_values("start_s")
+            gaps = rows["start_s"].to_numpy()[1:] - rows["end_s"].to_numpy()[:-1]
+            assert (gaps >= -1e-9).all()
+    better = found.timelines[1].frame
+    assert better["end_s"].max() == pytest.approx(found.best_s)
+    assert np.isclose(found.timelines[0].frame["end_s"].max(), found.schedule_s)
+
+
+def test_issuing_costs_stand_beside_the_order():
+    found = optimal("cgopipe", *S1, **SMALL, micro_batches=2)
+    assert found.issued_s > found.schedule_s
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"micro_batches": 5}, "5 micro-batches were asked for; the batch has 4, at least 1"),
+        ({"micro_batches": 0}, "0 micro-batches were asked for"),
+        ({"layers": 0}, "0 layers were asked for; it must be 1 or more"),
+        ({"gen_len": 1}, "has no decode step to be ordered; give --gen-len 2 or more"),
+    ],
+)
+def test_mistakes(changes, said):
+    with pytest.raises(BadInput, match=said):
+        optimal("cgopipe", *S1, **(SMALL | changes))
+
+
+def test_what_does_not_fit():
+    with pytest.raises(Infeasible, match="pool 'gpu' is too small"):
+        optimal("gpu-only", *S1, **SMALL, layers=32)
