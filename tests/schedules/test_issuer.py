@@ -416,3 +416,12 @@ def test_impossible_lanes(lanes, message):
 def test_a_thread_has_one_lane():
     with pytest.raises(BadInput, match="stream 'host' has 2 lanes; it must have 1, being a thread"):
         RecordingIssuer(["host"], {}, lanes={"host": 2})
+
+
+def test_a_buffer_that_is_never_released_is_named_when_the_pool_is_full():
+    """A schedule that takes places for experts and gives none back."""
+    issuer = RecordingIssuer(["h2d"], {"gpu": 10})
+    with pytest.raises(Infeasible, match=r"'experts\[5\]' needs .* \(largest holders: experts"):
+        for number in range(9):
+            place = issuer.buffer(f"experts[{number}]", "gpu", 2)
+            issuer.task("load_expert", "h2d", writes=[place])
