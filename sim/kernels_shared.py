@@ -54,6 +54,15 @@ def fair_speeds(running, count, demand, dominant, capacity, speed, share, left):
 
 
 @njit(cache=True, boundscheck=False)
+def _ready(task, issued, offsets, dependencies, end):
+    """When a task has been issued and its dependencies have ended; infinite while that is open."""
+    ready = issued[task]
+    for k in range(offsets[task], offsets[task + 1]):
+        ready = max(ready, end[dependencies[k]])
+    return ready
+
+
+@njit(cache=True, boundscheck=False)
 def shared_run(
     plan, lanes, order, first, program, program_first, duration, issue, sync, demand, capacity,
     start, end, issuing,
@@ -111,9 +120,7 @@ def shared_run(
                         issued[i] = clock[h]
                         changed = True
                     if on_host[stream[i]]:
-                        ready = issued[i]
-                        for k in range(offsets[i], offsets[i + 1]):
-                            ready = max(ready, end[dependencies[k]])
+                        ready = _ready(i, issued, offsets, dependencies, end)
                         if ready > now:
                             wake = min(wake, ready)
                             break
@@ -134,9 +141,7 @@ def shared_run(
                     continue
                 while head[s] < first[s + 1] and used[s] < lanes[s]:
                     i = order[head[s]]
-                    ready = issued[i]
-                    for k in range(offsets[i], offsets[i + 1]):
-                        ready = max(ready, end[dependencies[k]])
+                    ready = _ready(i, issued, offsets, dependencies, end)
                     if ready > now:
                         wake = min(wake, ready)
                         break
