@@ -12,31 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from runtime.cpu_attention import decode_attention, in_parallel
+from runtime.calibration.reading import plain_reading
+from runtime.cpu_attention import decode_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@njit(nogil=True)
-def total(words: np.ndarray) -> int:
-    """Read all of it, which numba does with vector instructions."""
-    result = 0
-    for i in range(words.size):
-        result += words[i]
-    return result
-
-
-def plain_reading(tensors: tuple[Tensor, ...], threads: int) -> Callable[[], None]:
-    """An action that reads the tensors once with so many threads."""
-    words = [tensor.view(-1).view(torch.int64).numpy() for tensor in tensors]
-    parts = [[np.array_split(w, threads)[i] for w in words] for i in range(threads)]
-    return lambda: in_parallel(lambda i: [total(part) for part in parts[i]], threads)
 
 
 def in_pytorch(

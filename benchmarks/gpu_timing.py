@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.calibration.room import random_bytes, thread_counts
+
 Row = dict[str, Any]
 Action = Callable[[], object]
 
@@ -49,8 +51,7 @@ class Machine:
 
     def threads(self) -> list[int]:
         """1, 2, 4 ... and all cores."""
-        powers = [2**i for i in range(10) if 2**i < self.cores]
-        return [*powers, self.cores]
+        return thread_counts(self.cores)
 
 
 def device_seconds(machine: Machine, action: Action, repeats: int | None = None) -> list[float]:
@@ -90,8 +91,7 @@ def row(what: str, seconds: list[float], **more: Any) -> Row:
 
 def bytes_tensor(size: int, where: str) -> Tensor:
     """Random bytes in `pinned`, `pageable` or `cuda` memory."""
-    words = torch.randint(-(2**62), 2**62, (max(1, size // 8),), dtype=torch.int64)
-    data = words.view(torch.uint8)[:size]
+    data = random_bytes(size)
     if where == "cuda":
         return data.cuda()
     return data.pin_memory() if where == "pinned" else data

@@ -1,5 +1,6 @@
 """The command line."""
 
+import gc
 import os
 import sys
 import traceback
@@ -11,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from moelab import __version__, options, run_options
+from moelab.calibrating import calibrate
+from moelab.comparing_run import compare_run
 from moelab.crossing import crossover
 from moelab.explaining import explain
 from moelab.optimal import optimal
@@ -20,6 +23,8 @@ from schedules.errors import BadInput, Infeasible, MoelabError
 TIMELINES = (".html", ".parquet", ".json")
 TRACEBACK = "MOELAB_TRACEBACK"
 """A variable: set, an error shows where in the program it was met, for authors of schedules."""
+OBJECTS = 50_000
+"""New ones before Python looks for circles: at its own 700 a tenth of a short command's time."""
 
 app = typer.Typer(
     name="moelab",
@@ -209,14 +214,25 @@ def validate(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Published figures; default: those of the package."),
     ] = None,
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Errors without a part of the physics, by name, or `all`; repeat."
+        ),
+    ] = None,
     json: options.JsonFile = None,
 ) -> None:
     """Simulate published figures and print simulated, published and error."""
-    from moelab.validation import validation_parts
+    from moelab.validation import ablated, ablation_parts, validation_parts
     from sim.published import read_published
     from sim.validate import validate as run
 
     check_target(json)
+    if ablate:
+        studied = ablated(read_published(published), ablate)
+        show(json, *ablation_parts(studied))
+        write_json(json, {"ablations": studied})
+        return
     found = run(read_published(published))
     show(json, *validation_parts(found))
     write_json(json, found)
@@ -338,6 +354,8 @@ def replay(
     write_json(json, {"replays": values})
 
 
+app.command()(calibrate)
+app.command("compare-run")(compare_run)
 app.command()(crossover)
 app.command()(explain)
 app.command()(optimal)
@@ -364,6 +382,8 @@ def expand(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in one sentence and exit code 2."""
+    if arguments is None:
+        gc.set_threshold(OBJECTS)
     try:
         return app(expand(sys.argv[1:] if arguments is None else arguments))
     except MoelabError as error:

@@ -27,11 +27,25 @@ NAMES = {
     "link_call_s": "fixed costs of copies",
     "peer_call_s": "the latency between the GPUs",
     "host.issue_s": "issuing",
+    "host.task_s": "issuing tasks",
     "host.sync_s": "synchronising",
     "host.ffn_s": "the host's work after each FFN",
+    "channels.cpu": "the host's DRAM as streams share it",
+    "channels.gpu": "the GPU's memory as streams share it",
+    "channels.host_link": "the path between host and GPUs as streams share it",
+    "channels.cores": "the host's cores as threads share them",
+    "emulated.copy_rate": "threads that copy in place of the link",
 }
 CLASSES = {"gemm": "dense layers", "experts": "the experts", "attention": "attention"}
-
+CHANNELS = {
+    "cpu": "the host's DRAM",
+    "host_link": "the path between host and GPUs",
+    "cores": "the host's cores",
+}
+BY_DIFFERENCES = (
+    "Tasks share channels, so their lengths depend on one another: shares of the time due to a "
+    "resource are by differences, simulated with its rate a little higher and a little lower."
+)
 
 CHAINS = {
     "chain": "Tasks that depend on one another",
@@ -53,11 +67,13 @@ def in_words(resource: str) -> str:
 
 
 def story(found: Explanation) -> list[str]:
-    """Paragraphs: the bottleneck, the phases, what else binds, the bound, the idle streams."""
+    """Paragraphs: the bottleneck, the phases, sharing, what else binds, the bound, idle streams."""
     return [
         _bottleneck(found),
         *_phases(found["phases"]),
+        *_sharing(found["sharing"]),
         *_others(found),
+        *([BY_DIFFERENCES] if found["method"] == "differences" else []),
         *_bounds(found["bounds"]),
         *_idle(found),
     ]
@@ -94,6 +110,32 @@ def _phases(phases: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     text = "; ".join(parts)
     return [f"{text[0].upper()}{text[1:]}."]
+
+
+def _sharing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What of the critical path is lost to each channel, where it matters, and by which tasks."""
+    found = []
+    for channel in dict.fromkeys(row["channel"] for row in rows):
+        own = [row for row in rows if row["channel"] == channel]
+        share = sum(row["share"] for row in own)
+        if share >= MUCH:
+            most = max(own, key=lambda row: row["critical_s"])
+            found.append(
+                f"Of the critical path {percent(share)} is lost to sharing {shared(channel)} "
+                f"(channel {channel}): {seconds(sum(row['critical_s'] for row in own))}, most of "
+                f"them by {most['op']} on {most['stream']}."
+            )
+    return found
+
+
+def shared(channel: str) -> str:
+    """What streams share, as a person says it.
+
+    >>> shared("cpu"), shared("gpu1")
+    ("the host's DRAM", 'the memory of GPU 1')
+    """
+    number = channel.removeprefix("gpu")
+    return CHANNELS.get(channel, f"the memory of GPU {number}" if number else "the GPU's memory")
 
 
 def _others(found: Explanation) -> list[str]:

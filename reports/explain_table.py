@@ -1,4 +1,4 @@
-"""The tables of `moelab explain`: resources, critical path, idle time, bounds."""
+"""The tables of `moelab explain`: resources, sharing, critical path, idle time, bounds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,20 +17,36 @@ MOST_BOUNDS = 6
 
 def tables(found: Explanation) -> list[Table]:
     """All tables, in the order in which they are read."""
-    return [resource_table(found), path_table(found), idle_table(found), bound_table(found)]
+    first = [resource_table(found), *([sharing_table(found)] if found["sharing"] else [])]
+    return [*first, path_table(found), idle_table(found), bound_table(found)]
 
 
 def resource_table(found: Explanation) -> Table:
     """What the time is due to, and how the throughput follows each resource."""
-    table = _table("What the time is due to")
+    exact = found["method"] != "differences"
+    table = _table("What the time is due to" + ("" if exact else " (by differences)"))
     table.add_column("resource")
-    for name in ("critical", "share", "10 % faster", "10 % slower"):
+    for name in ("critical", "share" if exact else "elasticity", "10 % faster", "10 % slower"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in found["sensitivities"]:
-        if row["elasticity"] >= SHOWN:
+        if abs(row["elasticity"]) >= SHOWN:
             numbers = (seconds(row["critical_s"]), percent(row["elasticity"]))
             changes = (signed(row["faster"]), signed(row["slower"]))
             table.add_row(Text(row["resource"]), *numbers, *changes)
+    return table
+
+
+def sharing_table(found: Explanation) -> Table:
+    """What tasks lose to the channels that they share."""
+    table = _table("Lost to sharing")
+    for name in ("channel", "op", "stream"):
+        table.add_column(name)
+    for name in ("critical", "share", "all tasks", "tasks"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in found["sharing"]:
+        names = [Text(row[name]) for name in ("channel", "op", "stream")]
+        numbers = (seconds(row["critical_s"]), percent(row["share"]))
+        table.add_row(*names, *numbers, seconds(row["lost_s"]), f"{row['tasks']:,}")
     return table
 
 

@@ -126,6 +126,7 @@ class Lane:
                 self._change.wait()
 
     def _work(self) -> None:
+        torch.get_num_threads()  # else this thread's first operation takes what any set last
         torch.set_num_threads(self.threads)
         with torch.inference_mode():
             while (job := self._queue.get()) is not None:

@@ -14,9 +14,9 @@ from schedules.placing import Capacities, OpenIssuer, Placement, place
 from schedules.policy import Policy
 from schedules.schedule import Schedule, runnable
 
-KERNELS = Kernels(experts="loop", cpu_attention="native", logits="last")
+KERNELS = Kernels(experts="loop", cpu_attention="native", logits="last", gathers=False)
 """The kernels of the runtime, for all schedules alike: experts by token count without padding,
-each cached element read once, logits of last positions."""
+each cached element read once, logits of last positions, weights copied to where they are used."""
 
 
 def budget_bytes(options: DeviceOptions) -> int:

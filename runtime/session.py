@@ -109,7 +109,7 @@ class Session:
         self.rank = rank
         self.graphs: list[TaskGraph] = []
         self.step_s: list[float] = []
-        self._first: list[int] = []  # number of each graph's first task
+        self.first_tasks: list[int] = []  # the number of each graph's first task
         self._began_ns = 0
         if not self.device.is_cuda or any(b.kind == "attended" for b in issuer.buffers):
             compile_kernel(context)
@@ -209,7 +209,7 @@ class Session:
         self.step_s.append(time.perf_counter() - begin)
         self.log.close_step()
         self.graphs.append(self.issuer.take())
-        self._first.append(first)
+        self.first_tasks.append(first)
         return tokens
 
     def _issue(self, step: int) -> None:
@@ -282,7 +282,7 @@ class Session:
         """
         self.issuer.collect_times()
         rows: list[tuple[Any, ...]] = []
-        for first, graph in zip(self._first, self.graphs, strict=True):
+        for first, graph in zip(self.first_tasks, self.graphs, strict=True):
             for i in range(len(graph)):
                 start = self.issuer.start_ns.get(first + i)
                 if start is not None:

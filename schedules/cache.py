@@ -22,32 +22,34 @@ class KVCache:
         self.host: dict[GpuNames, list[list[Buffer]]] = {}
         self.gpu: dict[GpuNames, list[list[Buffer]]] = {}
         pinned = moves and node.pinned
+        sizes = [self._sizes(spec.index) for spec in node.model.decoder_layers]
         for gpu in node.gpus:
             self.host[gpu] = [
                 [
                     node.on_host(
-                        f"KV[{spec.index},{j}]",
+                        f"KV[{layer},{j}]",
                         size * (1 - gpu_share),
                         pinned,
-                        [KVSpan(spec.index, j, gpu_share)] if gpu_share < 1 else [],
+                        [KVSpan(layer, j, gpu_share)] if gpu_share < 1 else [],
                         gpu,
                     )
-                    for j, size in enumerate(self._sizes(spec.index))
+                    for j, size in enumerate(blocks)
                 ]
-                for spec in node.model.decoder_layers
+                for layer, blocks in enumerate(sizes)
             ]
-            self.gpu[gpu] = [
-                [
-                    node.on_gpu(
-                        gpu,
-                        f"KV[{spec.index},{j}]",
-                        size * gpu_share,
-                        [KVSpan(spec.index, j, 0.0, gpu_share)] if gpu_share else [],
-                    )
-                    for j, size in enumerate(self._sizes(spec.index))
+            if gpu_share:
+                self.gpu[gpu] = [
+                    [
+                        node.on_gpu(
+                            gpu,
+                            f"KV[{layer},{j}]",
+                            size * gpu_share,
+                            [KVSpan(layer, j, 0.0, gpu_share)],
+                        )
+                        for j, size in enumerate(blocks)
+                    ]
+                    for layer, blocks in enumerate(sizes)
                 ]
-                for spec in node.model.decoder_layers
-            ]
 
     def _sizes(self, layer: int) -> list[float]:
         node = self.node

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Wait:
     tasks: tuple[int, ...]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class TaskGraph:
     """Tasks in issue order, n of them, as parallel arrays of shape (n,).
 
@@ -64,6 +65,12 @@ class TaskGraph:
     def dependencies_of(self, task: int) -> IntArray:
         """Tasks that must have ended before `task` starts."""
         return self.dependencies[self.offsets[task] : self.offsets[task + 1]]
+
+    def task(self, number: int) -> Task:
+        """The handle of a task, counted from 0 in this graph."""
+        op, stream = self.ops[self.op[number]], self.streams[self.stream[number]]
+        where = (int(column[number]) for column in (self.layer, self.micro_batch, self.step))
+        return Task(number, op, stream, *where)
 
     def same_structure(self, other: "TaskGraph") -> bool:
         """Whether the two differ in amounts of work and step numbers at most."""
@@ -117,6 +124,8 @@ class RecordingIssuer(Issuer):
     ) -> None:
         super().__init__(streams, capacities, hosts, lanes)
         self._trace = trace
+        self._taken: list[tuple[int, TaskGraph | ref[TaskGraph]]] = []  # with their first tasks
+        self._held = [0] * len(self.pools)  # bytes, when a graph was taken last
         self._clear()
 
     def _clear(self) -> None:
@@ -126,7 +135,7 @@ class RecordingIssuer(Issuer):
         self._work_list: list[Work] = []
         self._rows: list[tuple[int, int, int, int, int, int, int]] = []
         self._offsets: list[int] = [0]
-        self._dependencies: list[int] = []
+        self._dependencies: list[int] = []  # by the issuer's numbers
         self._waits: list[Wait] = []
         self._last: dict[int, list[int]] = {}  # whose ends are those of all tasks of a stream
 
@@ -143,16 +152,16 @@ class RecordingIssuer(Issuer):
         if row is None:
             row = self._works[id(work)] = len(self._work_list)
             self._work_list.append(work)
-        self._rows.append((op, stream_id, row, task.layer, task.micro_batch, task.step, self.host))
-        if dependencies:
+        number, _, _, layer, micro_batch, step = task
+        self._rows.append((op, stream_id, row, layer, micro_batch, step, self._host))
+        if len(dependencies) > 1:
             dependencies.sort()
-            first = self._first
-            self._dependencies.extend(i - first for i in dependencies)
+        self._dependencies += dependencies
         self._offsets.append(len(self._dependencies))
         if stream_id in self._wide:
-            self._last.setdefault(stream_id, []).append(task.number)
+            self._last.setdefault(stream_id, []).append(number)
         else:
-            self._last[stream_id] = [task.number]
+            self._last[stream_id] = [number]
 
     def _wait(self, tasks: tuple[int, ...], every_host: bool) -> None:
         first = self._first
@@ -181,7 +190,7 @@ class RecordingIssuer(Issuer):
             works=tuple(self._work_list),
             hosts=self.hosts,
             offsets=np.array(self._offsets, dtype=np.int64),
-            dependencies=np.array(self._dependencies, dtype=np.int64),
+            dependencies=np.array(self._dependencies, dtype=np.int64) - self._first,
             waits=tuple(self._waits),
             op=columns[0],
             stream=columns[1],
@@ -192,5 +201,20 @@ class RecordingIssuer(Issuer):
             host=columns[6],
             lanes=self.lane_counts if self._wide else (),
         )
+        self._taken.append((self._first, graph if self._holds_more() else ref(graph)))
         self._clear()
         return graph
+
+    def _holds_more(self) -> bool:
+        """Whether the graph ends with more memory in use: should a pool be full, it has to tell."""
+        before, self._held = self._held, [pool.used_bytes for pool in self.pools.values()]
+        return any(now > then for now, then in zip(self._held, before, strict=True))
+
+    def issued(self, number: int) -> Task | None:
+        """The task of that number; None where nobody has kept the graph that it is in."""
+        if number >= self._first:
+            op, stream, _, *where, _ = self._rows[number - self._first]
+            return Task(number, list(self._ops)[op], self.streams[stream], *where)
+        first, taken = next(pair for pair in reversed(self._taken) if pair[0] <= number)
+        graph = taken() if isinstance(taken, ref) else taken
+        return None if graph is None else graph.task(number - first)._replace(number=number)

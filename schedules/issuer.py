@@ -9,12 +9,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import proxy
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schedules.contents import Contents
 from schedules.errors import BadInput, Infeasible, MoelabError, in_gb, suggest
+from schedules.holders import Tasks, holders, named
 from schedules.task import NOTHING, Buffer, Task, Work
 
 if TYPE_CHECKING:
@@ -22,10 +24,11 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """A memory of fixed capacity, in bytes; refuses what does not fit."""
+    """A memory of fixed capacity, in bytes, for an issuer's tasks; refuses what does not fit."""
 
-    def __init__(self, name: str, capacity_bytes: int) -> None:
+    def __init__(self, name: str, capacity_bytes: int, tasks: Tasks) -> None:
         self.name = name
+        self.tasks = tasks
         self.capacity_bytes = capacity_bytes
         self.used_bytes = 0
         self.peak_bytes = 0
@@ -68,15 +71,11 @@ class Pool:
         self._leaving.clear()
 
     def _complaint(self, wanted: Buffer) -> str:
-        groups: dict[str, int] = {}
-        for buffer in self._live.values():
-            groups[buffer.kind] = groups.get(buffer.kind, 0) + buffer.bytes
-        largest = sorted(groups.items(), key=lambda item: -item[1])[:3]
-        held = ", ".join(f"{name} {in_gb(size)}" for name, size in largest) or "nothing"
+        held = in_gb(sum(buffer.bytes for buffer in self._live.values()))
         return (
             f"pool '{self.name}' is too small: '{wanted.name}' needs {in_gb(wanted.bytes)} beside "
-            f"{in_gb(self.used_bytes)} in use, but the pool holds {in_gb(self.capacity_bytes)} "
-            f"(largest holders: {held})"
+            f"{held} in use, but the pool holds {in_gb(self.capacity_bytes)} "
+            f"(largest holders: {holders(self._live.values(), self.tasks)})"
         )
 
 
@@ -111,12 +110,14 @@ class Issuer(ABC):
         self.hosts = hosts
         self.lane_counts = _checked_lanes(self.streams, lanes or {})
         self._wide = {i for i, count in enumerate(self.lane_counts) if count > 1}
+        self._on_host = {i for i, s in enumerate(self.streams) if hosts > 1 and s[:4] == "host"}
         self.step = 0
         self._host = 0
         self.tier: DiskTier | None = None  # a disk below host memory
         if len(set(self.streams)) < len(self.streams):
             raise BadInput(f"stream names must differ: {', '.join(self.streams)}")
-        self.pools = {name: Pool(name, size) for name, size in capacities.items()}
+        own = proxy(self)  # no circle: a run's memory goes when the run does
+        self.pools = {name: Pool(name, size, own) for name, size in capacities.items()}
         self.count = 0
         self._stream_id = {name: i for i, name in enumerate(self.streams)}
         self._settled = 0  # tasks before this one have ended: every host has waited for them
@@ -177,38 +178,43 @@ class Issuer(ABC):
         stream_id = self._stream_id.get(stream, -1)
         if stream_id < 0:
             self._stream(stream, f"task '{op}'")
-        if self.hosts > 1 and stream.startswith("host") and stream != f"host{self.host}":
-            raise BadInput(f"task '{op}': issuing thread {self.host} cannot run on '{stream}'")
-        after: dict[int, int] = {}
-        for buffer in (*reads, *writes):
-            if buffer.freed:
-                raise MoelabError(f"buffer '{buffer.name}' is used by a task, but it was freed")
-            if buffer._writer is not None:
-                writer, index = buffer._writer
-                if writer != stream_id and index > after.get(writer, -1):
-                    after[writer] = index
-        for buffer in writes:
-            for other, index in buffer._readers.items():
-                if other != stream_id and index > after.get(other, -1):
-                    after[other] = index
-        number = self.count
-        self.count = number + 1
+        if stream_id in self._on_host and stream != f"host{self._host}":
+            raise BadInput(f"task '{op}': issuing thread {self._host} cannot run on '{stream}'")
+        number, settled = self.count, self._settled
+        task = Task(number, op, stream, layer, micro_batch, self.step)
         # With several lanes the order of a stream implies no end: every task counts by itself.
         lane = -1 - number if stream_id in self._wide else stream_id
+        after: dict[int, int] = {}  # the last task of each lane that this one waits for
         for buffer in reads:
+            if buffer.freed:
+                raise _freed(buffer, task)
+            if (access := buffer._writer) is not None and access[1] >= settled:
+                other, index = access
+                if other != lane and index > after.get(other, -1):
+                    after[other] = index
             buffer._readers[lane] = number
-        access = lane, number
+        own = lane, number
         for buffer in writes:
-            buffer._writer = access
-            buffer._readers = {}
-        settled = self._settled
-        dependencies = [i for i in after.values() if i >= settled]
-        task = Task(number, op, stream, layer, micro_batch, self.step)
-        self._issue(task, stream_id, dependencies, work, Operands(reads, writes, what))
+            if buffer.freed:
+                raise _freed(buffer, task)
+            if (access := buffer._writer) is not None and access[1] >= settled:
+                other, index = access
+                if other != lane and index > after.get(other, -1):
+                    after[other] = index
+            buffer._writer = own
+            if buffer._readers:
+                for other, index in buffer._readers.items():
+                    if other != lane and index >= settled and index > after.get(other, -1):
+                        after[other] = index
+                buffer._readers = {}
+        self.count = number + 1
+        self._issue(task, stream_id, [*after.values()], work, Operands(reads, writes, what))
         return task
 
     def wait(self, task: Task) -> None:
         """Block the issuing thread until the task has ended."""
+        if task.number >= self.count:
+            raise BadInput(f"{named(task)} is waited for, but it has not been issued yet")
         self._wait((task.number,), every_host=False)
 
     def barrier(self, streams: Sequence[str] | None = None) -> None:
@@ -241,6 +247,10 @@ class Issuer(ABC):
             near = suggest(name, self.streams)
             raise BadInput(f"{what}: no stream '{name}'{near}") from None
 
+    def issued(self, number: int) -> Task | None:
+        """The task of that number, as far as the issuer knows it still."""
+        return None
+
     @property
     def peak_bytes(self) -> dict[str, int]:
         """Largest use of each pool so far, in bytes."""
@@ -264,6 +274,10 @@ class Issuer(ABC):
 
     @abstractmethod
     def _routing(self, gate: Task) -> NDArray[np.int64]: ...
+
+
+def _freed(buffer: Buffer, task: Task) -> MoelabError:
+    return MoelabError(f"buffer '{buffer.name}' is used by {named(task)}, but was freed")
 
 
 def _checked_lanes(streams: tuple[str, ...], lanes: Mapping[str, int]) -> tuple[int, ...]:

@@ -32,6 +32,8 @@ class Kernels:
         parallel region; `fused` all of them as one task of threads that stay awake.
     logits: in prefill, of the `last` position or of `all` positions, in the model's dtype or, as
         Hugging Face models do, in float32 beside it.
+    gathers: whether weights that are copied in shares are copied once more, into a contiguous
+        tensor, also on one GPU, as ZeRO-3 does.
     tile_rows, small_tile_rows: a fused expert kernel computes in tiles of this many tokens, so
         each touched expert's tokens are padded to a multiple. Triton's fused MoE kernel of 2024, as
         used by MoE-Lightning and its FlexGen port, has tiles of 64 rows, and of 16 where there are
@@ -42,6 +44,7 @@ class Kernels:
     cpu_attention: Literal["native", "torch"] = "native"
     cpu_experts: Literal["loop", "fused"] = "loop"
     logits: Literal["last", "all", "all_float32"] = "last"
+    gathers: bool = True
     tile_rows: int = 64
     small_tile_rows: int = 16
 

@@ -19,7 +19,7 @@ from schedules.kernels import CALLS, Kernels
 from schedules.layer_parts import ExpertParts
 from schedules.model import LayerSpec, ModelSpec
 from schedules.routing import Routing
-from schedules.task import Work
+from schedules.task import NOTHING, Work
 
 
 class LayerWork(ExpertParts):
@@ -211,6 +211,8 @@ class LayerWork(ExpertParts):
     def gather(self, size_bytes: float, shards: int) -> Work:
         """ZeRO-3's all-gather of a layer of `size_bytes`: it receives what the other GPUs hold and,
         also on one GPU, copies all of it once more within the GPU into a contiguous tensor."""
+        if shards == 1 and not self.kernels.gathers:
+            return NOTHING
         received = size_bytes * (1 - 1 / shards)
         key = ("gather", size_bytes, shards)
         if key not in self._memo:

@@ -40,12 +40,29 @@ def exposed_transfer_s(rows: "Columns") -> float:
     >>> exposed_transfer_s({"stream": stream, "start_s": start, "end_s": end})
     2.0
     """
-    marks = [_marks(rows, prefixes) for prefixes in (COPIES, COMPUTES)]
-    times = np.unique(np.concatenate([time for time, _ in marks]))
-    if len(times) < 2:
-        return 0.0
-    copying, computing = (_running(times, *mark) for mark in marks)
-    return float(np.diff(times)[(copying > 0) & (computing == 0)].sum())
+    streams = rows["stream"]
+    copying, computing = (
+        np.array([name.startswith(prefixes) for name in streams], dtype=np.bool_)
+        for prefixes in (COPIES, COMPUTES)
+    )
+    return exposed_s(np.asarray(rows["start_s"]), np.asarray(rows["end_s"]), copying, computing)
+
+
+def exposed_s(
+    start: np.ndarray, end: np.ndarray, copying: np.ndarray, computing: np.ndarray
+) -> float:
+    """The same, of tasks that are copies, or compute, or neither; all of shape (n,)."""
+    copies, computes = np.flatnonzero(copying), np.flatnonzero(computing)
+    times = np.concatenate([start[copies], end[copies], start[computes], end[computes]])
+    order = np.argsort(times, kind="stable")  # fast, because each stream goes forward in time
+
+    def running(first: int, count: int) -> np.ndarray:
+        change = np.zeros(len(times), dtype=np.int8)
+        change[first : first + count], change[first + count : first + 2 * count] = 1, -1
+        return np.cumsum(change[order], dtype=np.int32)[:-1]
+
+    copied, computed = running(0, len(copies)), running(2 * len(copies), len(computes))
+    return float(np.diff(times[order])[(copied > 0) & (computed == 0)].sum())
 
 
 def moe_block_s(rows: "Columns", layers: Collection[int]) -> float | None:
@@ -69,17 +86,3 @@ def moe_block_s(rows: "Columns", layers: Collection[int]) -> float | None:
     spans = (ends - before)[:, list(layers)]
     spans = spans[np.isfinite(spans)]  # without the layers that a step does not have
     return float(np.mean(spans)) if len(spans) else None
-
-
-def _marks(rows: "Columns", prefixes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Times at which tasks of these streams start (+1) and end (-1)."""
-    chosen = np.array([name.startswith(prefixes) for name in rows["stream"]], dtype=np.bool_)
-    start, end = (np.asarray(rows[name], dtype=np.float64)[chosen] for name in ("start_s", "end_s"))
-    return np.concatenate([start, end]), np.repeat([1, -1], len(start))
-
-
-def _running(times: np.ndarray, marks: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """How many tasks run between each time and the next."""
-    change = np.zeros(len(times), dtype=np.int64)
-    np.add.at(change, np.searchsorted(times, marks), steps)
-    return np.cumsum(change)[:-1]

@@ -208,10 +208,7 @@ class Routing(BaseModel):
 @lru_cache(maxsize=4096)
 def _expected_tiles(tokens: int, probability: float, tile: int) -> float:
     """E[ceil(X / tile)] for X ~ Binomial(tokens, probability)."""
-    from scipy.special import bdtrc  # slow to import
-
-    thresholds = np.arange(0, tokens, tile, dtype=np.int64)
-    return float(np.sum(bdtrc(thresholds, tokens, probability)))
+    return routing_expected.expected_tiles(tokens, probability, tile)
 
 
 @lru_cache(maxsize=4096)

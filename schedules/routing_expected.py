@@ -1,5 +1,6 @@
 """Expected experts and rows of a batch, from how likely a token takes each expert."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -73,12 +74,35 @@ def expected_distinct(probabilities: FloatArray, tokens: float) -> float:
 def expected_rows(probabilities: FloatArray, tokens: int, tile: int) -> float:
     """Rows in whole tiles of independent tokens: an expert gets X ~ Binomial(tokens, p) of them.
 
-    E[ceil(X / tile)] = sum over i >= 0 of P(X > i tile).
+    The rows are tile E[ceil(X / tile)].
     """
-    from scipy.special import bdtrc  # slow to import
+    distinct, counts = np.unique(probabilities, return_counts=True)
+    tiles = [expected_tiles(tokens, p, tile) for p in distinct.tolist()]
+    return float(tile * (counts * tiles).sum())
 
-    thresholds = np.arange(0, tokens, tile, dtype=np.int64)
-    return float(tile * np.sum(bdtrc(thresholds[:, None], tokens, probabilities[None, :])))
+
+def expected_tiles(tokens: int, probability: float, tile: int) -> float:
+    """E[ceil(X / tile)] for X ~ Binomial(tokens, probability).
+
+    The probabilities follow one from another, outwards from the most likely number; what is left
+    out, more than twelve standard deviations away, is nothing in 64 bits. (`scipy.special` has the
+    distribution, but takes longer to import than a simulation takes.)
+
+    >>> expected_tiles(2, 0.5, 2)
+    0.75
+    """
+    if probability <= 0.0 or probability >= 1.0:
+        return float(-(-tokens // tile) if probability > 0.0 else 0)
+    odds = probability / (1.0 - probability)
+    most = min(tokens, int((tokens + 1) * probability))
+    reach = 40 + int(12 * math.sqrt(tokens * probability * (1.0 - probability)))
+    above = np.arange(most, min(tokens, most + reach))
+    below = np.arange(most, max(0, most - reach), -1)
+    up = np.cumprod((tokens - above) / (above + 1) * odds)
+    down = np.cumprod(below / (tokens - below + 1) / odds)
+    share = np.concatenate([down[::-1], [1.0], up])
+    numbers = np.arange(most - len(down), most + len(up) + 1)
+    return float((share * np.ceil(numbers / tile)).sum() / share.sum())
 
 
 def loads(ids: NDArray[np.int64], n_experts: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import AliasChoices
 
 from schedules.errors import BadInput, Infeasible
+from schedules.graph import RecordingIssuer
 from schedules.model import ModelSpec
 from schedules.model_presets import load_model
 from schedules.modifiers import Modifiers, make_modifiers
@@ -134,8 +135,12 @@ def run(
     kind: type[Schedule],
     policy: Policy | Mapping[str, Any] | None = None,
     cost: CostModel | None = None,
+    recorder: type[RecordingIssuer] | None = None,
 ) -> Result:
-    """Simulate a schedule; what the policy leaves open (all of it, or N, or mu) is searched."""
+    """Simulate a schedule; what the policy leaves open (all of it, or N, or mu) is searched.
+
+    `recorder` takes the tasks; None: as they are issued.
+    """
 
     def costs(gpus: int) -> CostModel:
         return cost or Roofline(scenario.hardware, gpus)
@@ -146,7 +151,7 @@ def run(
             policy = make_policy(given)
         else:
             policy = best_policy(scenario, kind, costs, given)
-    schedule = place(scenario, kind, policy)
+    schedule = place(scenario, kind, policy, recorder)
     found = Generation(schedule, costs(scenario.gpus_for(kind)), scenario.engine)
     return Result(scenario, policy, found)
 

@@ -8,10 +8,11 @@
 * `resource`: the hierarchical roofline (HRM) of the whole generation (MoE-Lightning, arXiv
   2411.11217, section 3): all flops of a processor, all bytes of a memory or a link, at its
   sustained rate, without fixed costs, whatever streams they are on.
+* `channel`: all that tasks demand of a channel that they share, at its rate (`sim.channels`).
 
-The first three hold in every simulation. The last is about the machine: where copies and
-computations use a memory at the same time, and the simulator knows no contention (`sim.sharing`), a
-simulated makespan can be below it, and is then too good by that much.
+All but `resource` hold in every simulation. That one is about the machine: where copies and
+computations use a memory at the same time, and it is no channel (`sim.sharing`), a simulated
+makespan can be below it, and is then too good by that much.
 """
 
 import re
@@ -32,7 +33,7 @@ class Bound:
 
     Parameters
     ----------
-    kind: `stream`, `chain`, `issued chain` or `resource`. what: which stream or resource.
+    kind: `stream`, `chain`, `issued chain`, `resource` or `channel`. what: which of them.
     bound_s: seconds. ratio: makespan / bound, which says how tight it is.
     """
 
@@ -77,14 +78,22 @@ def resource_s(phases: Alike, step: int) -> Seconds:
     found: Seconds = {}
     arithmetic = phases.arithmetic_s(step) * share[:, None]
     for place, name in enumerate(phases.arithmetic):
-        add(
-            found, _by_gpu(name.partition(".compute.")[0] + ".compute", graph, arithmetic[:, place])
-        )
+        device, compute, _ = name.partition(".compute")
+        add(found, _by_gpu(device + compute, graph, arithmetic[:, place]))
     limits = phases.steps.limits(step) * share[:, None]
     for place, name in enumerate(phases.limit_names):
         if name != "compute":
             add(found, _by_gpu(name, graph, limits[:, place]))
     return found
+
+
+def channel_s(phases: Alike, step: int) -> Seconds:
+    """Seconds for which each channel must work in a phase, by name; nothing without channels."""
+    sharing = phases.steps.sharing(step)
+    if sharing is None:
+        return {}
+    seconds = phases.steps.duration_s(step) @ sharing.demand / sharing.capacity
+    return dict(zip(sharing.names, seconds.tolist(), strict=True))
 
 
 def _by_gpu(name: str, graph: TaskGraph, seconds: np.ndarray) -> Seconds:
@@ -99,7 +108,7 @@ def _by_gpu(name: str, graph: TaskGraph, seconds: np.ndarray) -> Seconds:
 
 
 def bounds(
-    busy_s: Seconds, chains: Chains, resources: Seconds, makespan_s: float
+    busy_s: Seconds, chains: Chains, resources: Seconds, channels: Seconds, makespan_s: float
 ) -> tuple[Bound, ...]:
     """All bounds that are above zero, the largest first."""
     parts = [
@@ -107,6 +116,7 @@ def bounds(
         ("chain", "dependencies", chains.dependencies_s),
         ("issued chain", "dependencies, issuing and waits", chains.issued_s),
         *(("resource", name, seconds) for name, seconds in resources.items()),
+        *(("channel", name, seconds) for name, seconds in channels.items()),
     ]
     found = [Bound(*part, makespan_s / part[2]) for part in parts if part[2] > 0]
     return tuple(sorted(found, key=lambda bound: -bound.bound_s))

@@ -58,7 +58,8 @@ class Times:
     def slack_s(self) -> FloatArray:
         """How much longer each event could take without a longer makespan, shape (v,).
 
-        On the critical path it is 0, exactly.
+        On the critical path it is 0, exactly. Where tasks share channels, all others take as long
+        as they did.
         """
         slack = self.makespan_s - self.end_s
         events = self.events
@@ -67,7 +68,11 @@ class Times:
 
 
 def times_of(
-    events: Events, duration_s: FloatArray, issue_s: FloatArray, sync_s: float = 0.0
+    events: Events,
+    duration_s: FloatArray,
+    issue_s: FloatArray,
+    sync_s: float = 0.0,
+    end_s: FloatArray | None = None,
 ) -> Times:
     """When all events happen; tasks start and end as in the compiled engine, to the bit.
 
@@ -75,11 +80,15 @@ def times_of(
     ----------
     duration_s, issue_s: seconds of each task, and of issuing it, shape (n,).
     sync_s: seconds of each wait.
+    end_s: when each task really ends, where tasks share channels and so take longer than
+        `duration_s`, shape (n,); their lengths are then those that they had.
     """
     length = events.lengths(duration_s, issue_s, sync_s)
     begin, end = np.empty(len(length)), np.empty(len(length))
     binding, held = np.empty(len(length), dtype=np.int64), np.empty(len(length), dtype=np.int64)
-    kernels().forward(events.kind, events.first, events.before, length, begin, end, binding, held)
+    given = np.zeros(0) if end_s is None else end_s
+    order = events.kind, events.item, events.first, events.before
+    kernels().forward(*order, length, given, begin, end, binding, held)
     return Times(events, length, begin, end, binding, held)
 
 

@@ -2,16 +2,19 @@
 
 A machine says which of its memories and links are channels, and how much they carry (`channels` of
 its TOML file); by default none is, and each stream works at its own sustained rate. There are
-three:
+four:
 
 * `cpu`: the host's DRAM, under CPU attention and experts, copies into pinned memory and DMA;
 * `gpu`: the memory of each GPU, under its kernels and the copies to and from it;
-* `host_link`: the path between the host and all GPUs, under their copies in both directions.
+* `host_link`: the path between the host and all GPUs, under their copies in both directions;
+* `cores`: the host's processor, under the threads that compute and copy there. It carries seconds
+  of threads in a second: 2 for two full cores, less than 2 where they share units or clock.
 
-A task demands of a channel the bytes that it moves there over the seconds that it takes alone.
+A task demands of a channel the bytes (of `cores`, the seconds of threads) that it needs there over
+the seconds that it takes alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +27,10 @@ HOST_LINKS = ("h2d", "d2h", "h2d_pageable", "d2h_pageable")
 
 
 class Loads(NamedTuple):
-    """Bytes that each task moves over each channel, shape (n, c), and what channels carry, (c,)."""
+    """What each task needs of each channel, shape (n, c), and what channels carry, shape (c,).
+
+    In bytes and bytes/s; of `cores` in seconds of threads, and threads.
+    """
 
     names: tuple[str, ...]
     capacity: FloatArray
@@ -37,24 +43,35 @@ class Loads(NamedTuple):
         return Sharing(self.names, self.capacity, rate)
 
 
-def loads(graph: TaskGraph, channels: Mapping[str, float]) -> Loads | None:
-    """What the tasks of a graph move over the channels, bytes/s by name; None without channels."""
+Amount = Callable[[Work, str], float]
+
+
+def moved_bytes(work: Work, channel: str) -> float:
+    """Bytes that a task moves over a channel of memory or links."""
+    if channel == "host_link":
+        return sum(size for link, size in work.link_bytes.items() if link in HOST_LINKS)
+    return work.bytes.get(channel, 0.0)
+
+
+def loads(
+    graph: TaskGraph, channels: Mapping[str, float], amount: Amount = moved_bytes
+) -> Loads | None:
+    """What the tasks of a graph need of the channels; None without channels.
+
+    Parameters
+    ----------
+    channels: what each carries, by name. amount: what a task needs of one, all in all.
+    """
     if not channels:
         return None
     names, capacity, columns = [], [], []
     for channel, rate in channels.items():
-        each = np.array([_bytes(work, channel) for work in graph.works])[graph.work]
+        each = np.array([amount(work, channel) for work in graph.works])[graph.work]
         for name, streams in _users(channel, graph.streams).items():
             names.append(name)
             capacity.append(rate)
             columns.append(np.where(np.isin(graph.stream, streams), each, 0.0))
     return Loads(tuple(names), np.array(capacity), np.stack(columns, axis=1))
-
-
-def _bytes(work: Work, channel: str) -> float:
-    if channel == "host_link":
-        return sum(size for link, size in work.link_bytes.items() if link in HOST_LINKS)
-    return work.bytes.get(channel, 0.0)
 
 
 def _users(channel: str, streams: tuple[str, ...]) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from schedules.graph import FloatArray, IntArray, TaskGraph
-from sim.deadlock import Stuck
+from sim.deadlock import Stuck, check_known
 from sim.decoding import Steps
 from sim.padded import can_pad, pad
 from sim.sharing import Sharing
@@ -51,6 +51,7 @@ class Plan(NamedTuple):
     waited: IntArray
 
 
+FEW = 4  # steps, which are as fast one after another as a block of them
 _NONE = np.zeros(0, dtype=np.int64)
 NO_TASKS = TaskGraph(
     streams=(),
@@ -124,10 +125,28 @@ def step_totals(steps: Steps, sync_s: float) -> FloatArray:
             found[row] = run.makespan_s, *busy_s(graph, duration_s, run)
         return found
     hosts = [i for i, name in enumerate(graph.streams) if name.startswith("host")]
-    layout = pad(graph) if can_pad(graph) else pad(NO_TASKS)
-    issuing = _kernels().many_steps(layout, plan(graph), *limits, sync_s, numbers, found)
-    found[:, [1 + i for i in hosts]] += issuing
+    layout, laid = pad(graph) if can_pad(graph) else pad(NO_TASKS), plan(graph)
+    alone = count if count < FEW else 1
+    issuing = _kernels().many_steps(layout, laid, *limits, sync_s, numbers[:alone], found[:alone])
+    if alone < count:
+        _in_blocks(steps, laid, sync_s, numbers[alone:], found[alone:])
+    found[:, [1 + i for i in hosts]] += issuing[0]  # the same in every step
     return found
+
+
+def _in_blocks(
+    steps: Steps, laid: Plan, sync_s: float, shares: FloatArray, found: FloatArray
+) -> None:
+    """Makespan and busy seconds, without those of issuing, of steps that go side by side."""
+    kernels = _step_kernels()
+    kind = steps.lasting[1].astype(np.int32)
+    for first in range(0, len(shares), kernels.BLOCK):
+        some = shares[first : first + kernels.BLOCK]
+        filled = np.pad(some, (0, kernels.BLOCK - len(some)), mode="edge")
+        block = np.zeros((found.shape[1], kernels.BLOCK))
+        seconds = steps.seconds(filled)
+        kernels.block_of_steps(laid, kind, seconds, steps.issue_s, sync_s, block)
+        found[first : first + len(some)] = block.T[: len(some)]
 
 
 def is_in_order(graph: TaskGraph) -> bool:
@@ -135,7 +154,7 @@ def is_in_order(graph: TaskGraph) -> bool:
 
     So it is with all that an issuer records.
     """
-    late = any(i >= wait.position for wait in graph.waits for i in wait.tasks)
+    late = any(not 0 <= i < wait.position for wait in graph.waits for i in wait.tasks)
     return not late and bool(_kernels().in_order(graph.offsets, graph.dependencies))
 
 
@@ -146,24 +165,15 @@ def _by_events(
     out: tuple[FloatArray, FloatArray, FloatArray],
 ) -> float:
     """From event to event, where the order of issue does not say who goes on next."""
+    check_known(graph)
     n, streams = len(graph), range(len(graph.streams))
     lanes = np.array([graph.lanes_of(stream) for stream in streams], dtype=np.int64)
     demand = np.zeros((n, 0)) if sharing is None else np.ascontiguousarray(sharing.demand)
     capacity = np.zeros(0) if sharing is None else sharing.capacity
-    queues = _in_groups(graph.stream, len(graph.streams))
-    programs = _in_groups(graph.host, graph.hosts)
-    makespan = _shared_kernels().shared_run(
-        plan(graph), lanes, *queues, *programs, *times, demand, capacity, *out
-    )
+    makespan = _shared_kernels().shared_run(plan(graph), lanes, *times, demand, capacity, *out)
     if makespan < 0:
         raise Stuck(graph, np.flatnonzero(np.isinf(out[1])).tolist())
     return float(makespan)
-
-
-def _in_groups(group: IntArray, count: int) -> tuple[IntArray, IntArray]:
-    """The tasks in order, group by group; and where each group begins, and the last one ends."""
-    order = np.argsort(group, kind="stable")
-    return order, np.searchsorted(group[order], np.arange(count + 1))
 
 
 @lru_cache(maxsize=1)
@@ -171,6 +181,13 @@ def _kernels() -> Any:
     from sim import kernels  # numba takes a third of a second to import
 
     return kernels
+
+
+@lru_cache(maxsize=1)
+def _step_kernels() -> Any:
+    from sim import kernels_steps
+
+    return kernels_steps
 
 
 @lru_cache(maxsize=1)

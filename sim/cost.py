@@ -9,8 +9,9 @@ import numpy as np
 from schedules.errors import BadInput, suggest
 from schedules.graph import FloatArray, TaskGraph
 from schedules.task import Work
+from sim.channels import moved_bytes
 from sim.hardware import Hardware
-from sim.hardware_parts import LINKS
+from sim.hardware_parts import LINKS, Emulated
 
 _PLACE: dict[str, int] = {name: place for place, name in enumerate(LINKS)}
 
@@ -28,6 +29,10 @@ class CostModel(ABC):
 
     channels: Mapping[str, float] = {}
     """Bytes/s of the channels that tasks share (see `sim.channels`)."""
+
+    def moved(self, work: Work, channel: str) -> float:
+        """What a task needs of a channel, all in all."""
+        return moved_bytes(work, channel)
 
     @abstractmethod
     def limits(self, work: Work) -> list[float]:
@@ -54,7 +59,9 @@ class Roofline(CostModel):
                 bytes / rate of each link) + calls x fixed cost
 
     All rates are the hardware's sustained ones; `share` of the device's are the task's. Several
-    GPUs behind one host link share it evenly.
+    GPUs behind one host link share it evenly. Of a device that does not overlap computation and
+    memory, the first two add up; its memory's bandwidth then is that of its kernels, and the rate
+    of a link says what copies get.
 
     Parameters
     ----------
@@ -80,7 +87,10 @@ class Roofline(CostModel):
             "none": 0.0,
         }
         self._peer_call_s = (hardware.peer_call_s or hardware.link_call_s).value
+        devices = {"gpu": hardware.gpu, "cpu": hardware.cpu}
+        self._adds_up = {name for name, unit in devices.items() if not unit.overlaps.value}
         self.issue_s = hardware.host.issue_s.value
+        self._task_s = None if hardware.host.task_s is None else hardware.host.task_s.value
         self.sync_s = hardware.host.sync_s.value
 
     @property
@@ -97,19 +107,48 @@ class Roofline(CostModel):
         for memory in work.bytes:
             if memory not in self._memory and memory != "disk":  # that is reached over its link
                 raise BadInput(f"no memory '{memory}'{suggest(memory, self._memory)}")
-        memories = [work.bytes.get(m, 0.0) / (r * work.share) for m, r in self._memory.items()]
+        memories = {m: work.bytes.get(m, 0.0) / (r * work.share) for m, r in self._memory.items()}
+        compute /= work.share
+        for device in self._adds_up:
+            own = memories[device] if device == work.device else 0.0
+            compute, memories[device] = compute + own, 0.0
         links = [0.0] * len(LINKS)
         for link, size in work.link_bytes.items():
             if size:
                 links[_PLACE[link]] = size / self.link_rate(link)
-        return [compute / work.share, *memories, *links]
+        return [compute, *memories.values(), *links]
 
     def call_seconds(self, work: Work) -> float:
         call_s = self._peer_call_s if "peer" in work.link_bytes else self._call_s[work.device]
         return work.calls * call_s
 
     def issue_seconds(self, work: Work) -> float:
+        if self._task_s is not None:
+            return self._task_s
         return 0.0 if work.device == "host" else work.calls * self.issue_s
+
+    def moved(self, work: Work, channel: str) -> float:
+        """Bytes over a channel; of `cores`, the seconds of the threads that compute or copy."""
+        emulated = self.hardware.emulated
+        if channel == "cores":
+            return self._thread_s(work, emulated)
+        if channel == "cpu" and emulated:
+            return moved_bytes(work, "cpu") + moved_bytes(work, "gpu")
+        return moved_bytes(work, channel)
+
+    def _thread_s(self, work: Work, emulated: Emulated | None) -> float:
+        if work.device == "cpu":
+            threads = emulated.cpu_threads if emulated else self.hardware.cpu.cores
+            return threads * work.share * self.seconds(work)
+        if work.device == "gpu":
+            return emulated.gpu_threads * self.seconds(work) if emulated else 0.0
+        if emulated:
+            return sum(work.link_bytes.values()) / emulated.copy_rate.sustained
+        copying = {"pin": 1, "pin_parallel": self.hardware.cpu.cores}
+        return sum(
+            copying.get(link, 0) * size / self.link_rate(link)
+            for link, size in work.link_bytes.items()
+        )
 
     def link_rate(self, link: str) -> float:
         """Bytes/s that one GPU gets from a link."""

@@ -25,7 +25,7 @@ import simpy
 from simpy.resources.resource import Request
 
 from schedules.graph import FloatArray, TaskGraph, Wait
-from sim.deadlock import Stuck
+from sim.deadlock import Stuck, check_known
 from sim.sharing import Sharing, speeds
 from sim.times import Run, checked
 
@@ -48,10 +48,11 @@ def simulate_graph(
     sync_s: seconds of the issuing thread for each wait, after what it waited for has ended.
     sharing: channels that tasks share, and what they demand; None: nothing is shared.
 
-    Raises `BadInput` when a duration is negative or not finite, `Stuck` for tasks that wait for one
-    another in a circle.
+    Raises `BadInput` when a duration is negative or not finite, or something waits for a task that
+    is not there; `Stuck` for tasks that wait for one another in a circle.
     """
     issue_s = checked(graph, duration_s, issue_s, sync_s)
+    check_known(graph)
     return _Engine(graph, duration_s, issue_s, sync_s, sharing).run()
 
 

@@ -11,14 +11,16 @@ from schedules.graph import TaskGraph
 from schedules.timeline import Timeline
 from sim.bounds import Bound
 from sim.causes import causes, times_of
+from sim.channels import loads
 from sim.cost import price
 from sim.events import events_of
 from sim.generation import Phase
+from sim.lost import Lost, lost
 from sim.resources import Seconds
 from sim.result import Result
-from sim.sensitivity import Sensitivity
+from sim.sensitivity import PATH, Sensitivity
 
-TABLES = ("critical_path", "idle", "bounds", "sensitivities", "phases", "slack")
+TABLES = ("critical_path", "idle", "bounds", "sensitivities", "phases", "slack", "sharing")
 """What `Explanation.to_pandas` can give."""
 
 
@@ -85,6 +87,23 @@ class Slack:
     most_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class LostPart:
+    """Seconds that tasks of one op on one stream lose as a channel is full (see `sim.lost`).
+
+    `tasks` lose `lost_s` in all, `critical_s` of it on the critical path, which is `share` of the
+    makespan.
+    """
+
+    channel: str
+    op: str
+    stream: str
+    tasks: int
+    lost_s: float
+    critical_s: float
+    share: float
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Why a generation takes as long as it does.
@@ -93,11 +112,13 @@ class Explanation:
     ----------
     result: what is explained.
     critical_path: by op and stream, the largest first; the seconds add up to the makespan.
-    idle: by stream and cause; the seconds of a stream add up to makespan - busy.
+    idle: by stream and cause; the seconds of a stream add up to makespan - busy - lost.
     bounds: lower bounds, the tightest first.
     sensitivities: by resource, the largest first; the elasticities add up to 1.
     phases: what binds prefill, and what decode.
     slack: by op and stream.
+    sharing: what tasks lose to channels that they share, the most critical first.
+    method: how the elasticities were found, see `sim.sensitivity`.
     """
 
     result: Result
@@ -107,6 +128,8 @@ class Explanation:
     sensitivities: tuple[Sensitivity, ...]
     phases: tuple[PhasePart, ...]
     slack: tuple[Slack, ...]
+    sharing: tuple[LostPart, ...] = ()
+    method: str = PATH
 
     @property
     def bottleneck(self) -> tuple[str, ...]:
@@ -126,6 +149,7 @@ class Explanation:
             "throughput_tok_s": result.throughput_tok_s,
             "makespan_s": result.makespan_s,
             "bottleneck": list(self.bottleneck),
+            "method": self.method,
             **{name: [asdict(row) for row in getattr(self, name)] for name in TABLES},
             "provenance": result.provenance,
         }
@@ -140,13 +164,17 @@ class Explanation:
         """A row per task of a phase (0 is prefill), in order of issue.
 
         The columns of `sim.causes.causes` beside op, stream, layer and micro-batch; times count
-        from the start of the generation.
+        from the start of the generation. On a machine with channels also `lost_s`, the seconds lost
+        to them, and `channel`, the one to which most was lost, or None.
         """
         phase = self._phase(step)
-        graph = phase.graph
-        _, issue_s = price(graph, self.result.generation.cost)
-        sync_s = self.result.generation.cost.sync_s
-        found = causes(times_of(events_of(graph), phase.duration_s, issue_s, sync_s))
+        graph, cost = phase.graph, self.result.generation.cost
+        _, issue_s = price(graph, cost)
+        moved = loads(graph, cost.channels, cost.moved)
+        sharing = None if moved is None else moved.sharing(phase.duration_s)
+        slow = lost(graph, phase.duration_s, issue_s, cost.sync_s, sharing)
+        end_s = None if slow is None else slow.end_s
+        found = causes(times_of(events_of(graph), phase.duration_s, issue_s, cost.sync_s, end_s))
         found[["start_s", "end_s"]] += self.result.start_s(step)
         place = {
             "task": range(len(graph)),
@@ -156,7 +184,8 @@ class Explanation:
             "micro_batch": graph.micro_batch,
             "step": graph.step,
         }
-        return pd.concat([pd.DataFrame(place), found], axis=1)
+        parts = [pd.DataFrame(place), found]
+        return pd.concat([*parts, *([] if moved is None else [_lost(slow, len(graph))])], axis=1)
 
     def _phase(self, step: int) -> Phase:
         generation = self.result.generation
@@ -185,3 +214,12 @@ class Explanation:
         from sim.phase_frame import phase_frame
 
         return phase_frame(self._phase(step))["task"].to_numpy()
+
+
+def _lost(slow: Lost | None, tasks: int) -> pd.DataFrame:
+    """What each task loses, and to which channel most."""
+    if slow is None:
+        return pd.DataFrame({"lost_s": [0.0] * tasks, "channel": [None] * tasks})
+    total, most = slow.seconds.sum(axis=1), slow.seconds.argmax(axis=1).tolist()
+    named = [slow.names[i] if s > 0 else None for i, s in zip(most, total.tolist(), strict=True)]
+    return pd.DataFrame({"lost_s": total, "channel": named})

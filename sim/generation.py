@@ -6,7 +6,7 @@ in all: the first, the last, and one between, which shows that the two foretell 
 the others follow (`sim.decoding`), and the engine runs every step.
 
 Where a schedule says that its steps are not alike, or those three differ in more than amounts of
-work, every step is issued.
+work, or take memory and keep it, every step is issued.
 """
 
 from dataclasses import dataclass
@@ -48,10 +48,11 @@ def issue_phase(schedule: Schedule, step: int) -> TaskGraph:
     node = schedule.node
     layers = node.prefill_layers if step == 0 else node.model.decoder_layers
     if schedule.steps_alike and node.repeats and can_tile(layers):
-        node.cut = ISSUED
+        node.cut, held = ISSUED, _held_bytes(schedule)
         few = _issue(schedule, step)
         node.cut = None
-        if (whole := tiled(few, len(layers))) is not None:
+        # Memory that layers take and keep cannot be tiled: each has to ask for it.
+        if not _holds_more(schedule, held) and (whole := tiled(few, len(layers))) is not None:
             return whole
         node.repeats = False  # nor will its other phases
     return _issue(schedule, step)
@@ -65,6 +66,15 @@ def _issue(schedule: Schedule, step: int) -> TaskGraph:
     issuer = schedule.node.issuer
     assert isinstance(issuer, RecordingIssuer)
     return issuer.take()
+
+
+def _held_bytes(schedule: Schedule) -> dict[str, int]:
+    """What each pool holds between two phases."""
+    return {name: pool.used_bytes for name, pool in schedule.node.issuer.pools.items()}
+
+
+def _holds_more(schedule: Schedule, than: dict[str, int]) -> bool:
+    return any(size > than[name] for name, size in _held_bytes(schedule).items())
 
 
 class Generation:
@@ -89,7 +99,8 @@ class Generation:
         self._foretold = self._foretell() if schedule.steps_alike and self.steps else None
         self.alike = schedule.steps_alike and (not self.steps or self._foretold is not None)
         if not self.alike:
-            self._kept = {s: self._issued(s) for s in range(1, self.steps + 1)}
+            others = [s for s in range(1, self.steps + 1) if s not in self._kept]
+            self._kept |= {s: self._issued(s) for s in others}
         self.first = self.step(1) if self.steps else None
         self.decode = self._totals()
 
@@ -110,9 +121,13 @@ class Generation:
     def _foretell(self) -> Steps | None:
         """All steps from the first and the last; None where they are not alike."""
         last, between = self.steps, (1 + self.steps) // 2
+        held = _held_bytes(self.schedule)
         first = issue_phase(self.schedule, 1)
+        if _holds_more(self.schedule, held):
+            self._kept[1] = self._phase(first)  # not once more, or it would take memory twice
+            return None
         end = issue_phase(self.schedule, last) if last > 1 else first
-        if not end.same_structure(first):
+        if not end.same_structure(first) or _holds_more(self.schedule, held):
             return None
         steps = steps_between(first, end, (1, last), self.cost)
         if between in (1, last):
@@ -138,7 +153,7 @@ def simulate_phase(
 def phase_of(graph: TaskGraph, cost: CostModel, by: Engine) -> Phase:
     """Price and run the tasks of a phase."""
     duration_s, issue_s = price(graph, cost)
-    moved = loads(graph, cost.channels)
+    moved = loads(graph, cost.channels, cost.moved)
     sharing = None if moved is None else moved.sharing(duration_s)
     run = by.run(graph, duration_s, issue_s, cost.sync_s, sharing)
     return Phase(graph, run, duration_s)

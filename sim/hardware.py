@@ -1,10 +1,14 @@
 """Hardware by name or file: devices, memories and links, each with a peak and a sustained rate.
 
-Presets are the TOML files in `presets/hardware`. A file may say `based_on = "gcp-t4-24c"` and give
-only what differs: tables are merged key by key, but a table that has a `source` (a rate, an amount)
-is replaced as a whole, so that no number keeps the source of another.
+Presets are the TOML files in `presets/hardware`. Calibrations of machines lie in a folder
+`calibrations`, each as `HOST/HOST.toml`, and are known by their names as well: in the current
+folder, or where the variable `MOELAB_CALIBRATIONS` says. A file may say
+`based_on = "gcp-t4-24c"` and give only what differs: tables are merged key by key, but a table that
+has a `source` (a rate, an amount) is replaced as a whole, so that no number keeps the source of
+another.
 """
 
+import os
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -17,7 +21,11 @@ from schedules.length_files import read_text
 from sim.hardware_model import Hardware
 from sim.hardware_parts import Amount, Cpu, Flag, Gpu, Host, Rate, first_of
 
+CALIBRATIONS = "MOELAB_CALIBRATIONS"
+"""A variable: the folder of calibrated machines, in place of `calibrations`."""
+
 __all__ = [
+    "CALIBRATIONS",
     "Amount",
     "Cpu",
     "Flag",
@@ -31,9 +39,21 @@ __all__ = [
 
 
 def hardware_names() -> tuple[str, ...]:
-    """Names of the presets, in alphabetical order."""
+    """Names of the presets and of calibrated machines, in alphabetical order."""
+    return tuple(sorted({*_presets(), *_calibrations()}))
+
+
+def _presets() -> tuple[str, ...]:
     names = (entry.name for entry in _folder().iterdir())
-    return tuple(sorted(name[:-5] for name in names if name.endswith(".toml")))
+    return tuple(name[:-5] for name in names if name.endswith(".toml"))
+
+
+def _calibrations() -> dict[str, Path]:
+    """Files of calibrated machines, by name."""
+    root = Path(os.environ.get(CALIBRATIONS) or "calibrations")
+    return {
+        path.parent.name: path for path in root.glob("*/*.toml") if path.stem == path.parent.name
+    }
 
 
 def load_hardware(name_or_path: str | Path) -> Hardware:
@@ -48,8 +68,11 @@ def load_hardware(name_or_path: str | Path) -> Hardware:
     schedules.errors.BadInput: no hardware is named 'gcp-t4', did you mean ...?
     """
     name = str(name_or_path)
-    if isinstance(name_or_path, str) and name in hardware_names():
+    calibrated = _calibrations()
+    if isinstance(name_or_path, str) and name in _presets():
         fields = _preset(name)
+    elif isinstance(name_or_path, str) and name in calibrated:
+        fields = _complete(_parsed(read_text(calibrated[name]), name), name)
     elif isinstance(name_or_path, Path) or name.endswith(".toml") or len(Path(name).parts) > 1:
         fields = _complete(_parsed(read_text(Path(name)), name), name)
     else:
@@ -80,7 +103,7 @@ def _complete(fields: dict[str, Any], where: str) -> dict[str, Any]:
     """The fields of a file on top of those of the preset it is based on; its name is its own."""
     if "based_on" not in fields:
         return fields
-    base, known = fields.pop("based_on"), hardware_names()
+    base, known = fields.pop("based_on"), _presets()
     if base not in known:
         raise BadInput(
             f"hardware {where}: based_on is '{base}', which is no preset{suggest(str(base), known)}"

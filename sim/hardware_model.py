@@ -13,6 +13,7 @@ from sim.hardware_parts import (
     Amount,
     Channel,
     Cpu,
+    Emulated,
     Flag,
     Gpu,
     Host,
@@ -41,8 +42,10 @@ class Hardware(Part):
     host: the issuing thread.
     disk: bytes of the disk, where there is one.
     channels: bytes/s that streams share where they work at the same time, by name: `cpu` (the
-        host's DRAM), `gpu` (each GPU's memory), `host_link` (the path to all GPUs). None of them is
-        shared unless it is given; `host_link` takes the place of `shared_host_link`.
+        host's DRAM), `gpu` (each GPU's memory), `host_link` (the path to all GPUs); and `cores`,
+        threads that run at once at full speed. None of them is shared unless it is given;
+        `host_link` takes the place of `shared_host_link`.
+    emulated: how the host stands in for a GPU, where there is none.
 
     Raises `pydantic.ValidationError` for anything malformed; `load_hardware` turns it into a
     sentence.
@@ -66,6 +69,7 @@ class Hardware(Part):
     disk: Amount | None = None
     peer_call_s: Amount | None = None
     channels: Mapping[Channel, Amount] = {}
+    emulated: Emulated | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> "Hardware":
@@ -82,6 +86,8 @@ class Hardware(Part):
                 raise ValueError(f"links.{link} is given, but {lack}")
         if self.peer_call_s and self.gpu.count == 1:
             raise ValueError("peer_call_s is given, but gpu.count is 1")
+        if self.emulated and (self.gpu.count > 1 or "gpu" in self.channels):
+            raise ValueError("an emulated GPU is a single one, and its memory the channel 'cpu'")
         if self.host.pinnable_fraction.value > 1:
             raise ValueError("host.pinnable_fraction.value must be at most 1")
         return self

@@ -25,7 +25,7 @@ from schedules.task import KERNELS, DType, KernelClass
 
 Link = Literal["h2d", "d2h", "h2d_pageable", "d2h_pageable", "pin", "pin_parallel", "peer", "disk"]
 LINKS: tuple[Link, ...] = get_args(Link)
-Channel = Literal["cpu", "gpu", "host_link"]
+Channel = Literal["cpu", "gpu", "host_link", "cores"]
 
 LINKS_OF_ALL: tuple[Link, ...] = (
     "h2d",
@@ -103,6 +103,9 @@ class Flag(Part):
     source: Source
 
 
+ROOFLINE = "The roofline of MoE-Lightning (arXiv 2411.11217, section 3): the slower of both decides"
+
+
 def _whatif(part: Rate | Amount, factor: float) -> str:
     return f"what if, x {factor:g}: {part.source}"
 
@@ -113,6 +116,8 @@ Compute = Mapping[DType, Mapping[KernelClass, Rate]]
 class _Device(Part):
     """`name`; `memory` in bytes; `compute` in flops/s by dtype and kernel class; `call_s`.
 
+    `overlaps` says whether a kernel computes while its bytes come, as in a roofline; where it does
+    not, the seconds of both add up, and its bandwidth is that of its own kernels alone.
     In a file a dtype may say `same_as = "float32"`, with a `source`, instead of its three rates.
     """
 
@@ -121,6 +126,7 @@ class _Device(Part):
     compute: Annotated[Compute, Field(min_length=1)]
     memory_bandwidth: Rate
     call_s: Amount
+    overlaps: Flag = Flag(value=True, source=ROOFLINE)
 
     @field_validator("compute", mode="before")
     @classmethod
@@ -191,15 +197,29 @@ class Host(Part):
     """The thread that issues, an eager PyTorch program.
 
     `issue_s`, its seconds for each kernel it launches; `sync_s`, its seconds for a blocking
-    synchronisation whose work is done; `ffn_s`, what the system of Pre-gated MoE does after each
-    FFN with experts before it issues the next task; `pinnable_fraction`, the share of host memory
-    that a program can count on page-locking.
+    synchronisation whose work is done; `task_s`, in place of `issue_s`, its seconds for each task
+    where workers launch the kernels, as moelab's own runtime does; `ffn_s`, what the system of
+    Pre-gated MoE does after each FFN with experts before it issues the next task;
+    `pinnable_fraction`, the share of host memory that a program can count on page-locking.
     """
 
     issue_s: Amount
     sync_s: Amount
     pinnable_fraction: Amount
     ffn_s: Amount = Amount(value=FFN_S, source=FFN_SOURCE)
+    task_s: Amount | None = None
+
+
+class Emulated(Part):
+    """A GPU that is none: threads of the host compute in its place, and copy to and from it.
+
+    `gpu_threads` compute for it, `cpu_threads` for the CPU's own tasks; `copy`, bytes/s at which
+    one thread copies. Its memory is the host's, so all of its bytes count on the channel `cpu`.
+    """
+
+    gpu_threads: Count
+    cpu_threads: Count
+    copy_rate: Rate
 
 
 def first_of(error: ValidationError) -> str:

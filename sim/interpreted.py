@@ -39,8 +39,9 @@ class Allowance:
 def can_interpret(graph: TaskGraph) -> bool:
     """Whether streams have one lane each and all that is waited for comes earlier."""
     task = np.repeat(np.arange(len(graph)), np.diff(graph.offsets))
-    late = any(i >= wait.position for wait in graph.waits for i in wait.tasks)
-    return not graph.lanes and not late and bool((graph.dependencies < task).all())
+    late = any(not 0 <= i < wait.position for wait in graph.waits for i in wait.tasks)
+    after = graph.dependencies
+    return not graph.lanes and not late and bool(((after >= 0) & (after < task)).all())
 
 
 def steps_cost(steps: Steps) -> float:

@@ -171,6 +171,6 @@ def in_order(offsets, dependencies):
     """Whether every task depends on tasks before it alone."""
     for i in range(len(offsets) - 1):
         for k in range(offsets[i], offsets[i + 1]):
-            if dependencies[k] >= i:
+            if dependencies[k] >= i or dependencies[k] < 0:
                 return False
     return True

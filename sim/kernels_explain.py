@@ -70,8 +70,12 @@ def _wait(plan, w, v, e, previous, kind, item, first, before, of_task):
 
 
 @njit(cache=True, boundscheck=False)
-def forward(kind, first, before, length, begin, end, binding, held):
-    """When each event begins and ends, which other bound it, and which task is behind that one."""
+def forward(kind, item, first, before, length, given, begin, end, binding, held):
+    """When each event begins and ends, which other bound it, and which task is behind that one.
+
+    `given` are the ends of tasks that take another time than alone, which `length` then follows; or
+    it is empty.
+    """
     for v in range(len(kind)):
         at, found = 0.0, -1
         for e in range(first[v], first[v + 1]):
@@ -80,6 +84,9 @@ def forward(kind, first, before, length, begin, end, binding, held):
                 at, found = over, before[e]
         begin[v] = at
         end[v] = at + length[v]
+        if len(given) and kind[v] == TASK and given[item[v]] != end[v]:
+            end[v] = given[item[v]]
+            length[v] = end[v] - at
         binding[v] = found
         if found < 0 or kind[found] == TASK:
             held[v] = found

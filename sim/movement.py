@@ -5,9 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from schedules.movement import exposed_transfer_s, moe_block_s, moved_bytes
+from schedules.movement import COMPUTES, COPIES, exposed_s, moe_block_s, moved_bytes
+from sim.decoding import kinds
 from sim.generation import Generation, Phase
-from sim.phase_frame import phase_columns
 
 SAMPLED_STEPS = 32  # of a generation whose steps differ
 SAMPLED_ALIKE = 5  # of one whose steps differ in amounts alone
@@ -44,7 +44,7 @@ class Movement:
     def moved_bytes(self) -> dict[str, float]:
         """Bytes moved over links by operation, in the whole generation; largest first."""
         phases = [self.generation.prefill, *self.phases]
-        by_phase = {id(phase): moved_bytes(phase_columns(phase)) for phase in phases}
+        by_phase = {id(phase): _moved_bytes(phase) for phase in phases}
         ops = dict.fromkeys(op for found in by_phase.values() for op in found)
         sums = {op: self.total(lambda p, op=op: by_phase[id(p)].get(op, 0.0)) for op in ops}  # type: ignore[misc]
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
@@ -52,7 +52,7 @@ class Movement:
     @cached_property
     def exposed_transfer_s(self) -> float:
         """Seconds of the generation in which something is copied and nothing is computed."""
-        return self.total(lambda phase: exposed_transfer_s(phase_columns(phase)))
+        return self.total(_exposed_s)
 
     @cached_property
     def moe_block_s(self) -> float | None:
@@ -67,6 +67,29 @@ class Movement:
             phases = [self.generation.step(max(1, self.generation.steps // 2))]
         if not phases:
             return None
-        rows = [phase_columns(phase) for phase in phases]
-        names = ("step", "layer", "start_s", "end_s")
-        return moe_block_s({name: np.concatenate([r[name] for r in rows]) for name in names}, moe)
+        rows = {
+            "step": np.concatenate([phase.graph.step for phase in phases]),
+            "layer": np.concatenate([phase.graph.layer for phase in phases]),
+            "start_s": np.concatenate([phase.run.start_s for phase in phases]),
+            "end_s": np.concatenate([phase.run.end_s for phase in phases]),
+        }
+        return moe_block_s(rows, moe)
+
+
+def _moved_bytes(phase: Phase) -> dict[str, float]:
+    """Bytes moved over links by operation; tasks of the same work are counted, not listed."""
+    graph = phase.graph
+    tasks, kind = kinds(graph.op, graph.work)
+    each = [graph.works[work].total_link_bytes for work in graph.work[tasks].tolist()]
+    ops = [graph.ops[op] for op in graph.op[tasks].tolist()]
+    return moved_bytes({"op": ops, "link_bytes": np.bincount(kind) * np.array(each)})
+
+
+def _exposed_s(phase: Phase) -> float:
+    """Seconds of a phase in which something is copied and nothing is computed."""
+    graph, run = phase.graph, phase.run
+    copies, computes = (
+        np.array([name.startswith(prefixes) for name in graph.streams])[graph.stream]
+        for prefixes in (COPIES, COMPUTES)
+    )
+    return exposed_s(run.start_s, run.end_s, copies, computes)

@@ -68,7 +68,7 @@ def replay(measured: Timeline, schedule: Schedule, issue_s: float = 0.0) -> Repl
     """
     phases = [
         _phase(schedule, step, rows, measured.name, issue_s)
-        for step, rows in _steps(measured, schedule)
+        for step, rows in steps_of(measured, schedule)
     ]
     phase_s = np.array([phase.run.makespan_s for phase in phases])
     starts = np.concatenate([[0.0], np.cumsum(phase_s)])
@@ -127,7 +127,13 @@ def durations(graph: TaskGraph, rows: pd.DataFrame, name: str) -> FloatArray:
 
     Raises `BadInput` when the rows are not those of the graph.
     """
-    found = np.zeros(len(graph))
+    start_s, end_s = times(graph, rows, name)
+    return end_s - start_s
+
+
+def times(graph: TaskGraph, rows: pd.DataFrame, name: str) -> tuple[FloatArray, FloatArray]:
+    """Start and end of each task, in seconds, as `rows` have them; see `durations`."""
+    start_s, end_s = np.zeros(len(graph)), np.zeros(len(graph))
     lanes = {str(stream): lane for stream, lane in rows.groupby("stream")}
     foreign = sorted(set(lanes) - set(graph.streams))
     if foreign:
@@ -144,12 +150,12 @@ def durations(graph: TaskGraph, rows: pd.DataFrame, name: str) -> FloatArray:
                 f"{_not_of_this(name)}: stream '{stream}' has {len(ran)} tasks in step "
                 f"{_step(graph)}, {len(issued)} are issued{_first(issued, ran)}"
             )
-        found[tasks] = (lane["end_s"] - lane["start_s"]).to_numpy()
-    return found
+        start_s[tasks], end_s[tasks] = lane["start_s"], lane["end_s"]
+    return start_s, end_s
 
 
-def _steps(measured: Timeline, schedule: Schedule) -> list[tuple[int, pd.DataFrame]]:
-    """Prefill and the decode steps, with their rows."""
+def steps_of(measured: Timeline, schedule: Schedule) -> list[tuple[int, pd.DataFrame]]:
+    """Prefill and the decode steps, with their rows. Raises `BadInput` where there are others."""
     frame = measured.frame
     parts = {int(s): frame[frame["step"] == s] for s in frame["step"].unique()}
     node = schedule.node

@@ -13,13 +13,32 @@ resource that becomes faster gains at most what its share promises, since other 
 critical. So larger changes are simulated: the same tasks in the same order, with new durations.
 Where one gains much less than promised, another resource binds as well: the one that, when it is
 faster too, lets the first gain most.
+
+All this holds where each task takes the time that it takes alone. Where tasks lose time to channels
+that they share (`sim.lost`), the length of one depends on the others, and a second of the path is
+due to several rates at once. Then the derivatives are central differences: the same tasks in the
+same order with a rate a little higher and a little lower, the channels' own rates among them. Time
+shrinks in proportion when all rates grow, so (Euler) the elasticities still add up to 1, but for
+points at which two paths are equally long, and without that of `channels.cores`, which is a number
+of threads and no rate. One can be negative: of a resource whose users, when it
+is faster, take more of a channel away from what is critical.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from sim.engines import engine
 from sim.resources import Alike, Seconds
+
+PATH, DIFFERENCES = "critical path", "differences"
+"""How elasticities were found."""
+
+SMALL = 1e-4
+"""Relative change of a rate in a central difference."""
+
+LEAST = 1e-6
+"""Elasticities by differences that are closer to zero are those of what plays no role."""
 
 STEP = 0.1
 """How much faster or slower a resource is made."""
@@ -38,9 +57,10 @@ class Sensitivity:
     Parameters
     ----------
     resource: its path in a hardware file.
-    critical_s: seconds of the critical path that are due to it.
-    elasticity: d ln throughput / d ln rate, which is critical_s / makespan. The rate of a fixed
-        cost is its inverse.
+    critical_s: seconds of the critical path that are due to it; of a channel, those in which it is
+        full and sets the pace.
+    elasticity: d ln throughput / d ln rate, which is critical_s / makespan unless tasks share
+        channels. The rate of a fixed cost is its inverse.
     faster, slower: relative change of the throughput with a rate 10 % higher, and 10 % lower.
     partner: the resource that binds as well, where `faster` is less than half of what the
         elasticity promises; None: this one binds alone, or hardly matters.
@@ -57,29 +77,54 @@ class Sensitivity:
 
 
 def sensitivities(
-    phases: Sequence[Alike], critical_s: Seconds, makespan_s: float
+    phases: Sequence[Alike], critical_s: Seconds, makespan_s: float, method: str = PATH
 ) -> tuple[Sensitivity, ...]:
-    """One for each resource on the critical path, the largest first."""
+    """One for each resource that matters, the largest first.
+
+    Parameters
+    ----------
+    phases: all of the generation. critical_s: seconds of the critical path by resource.
+    method: `PATH`, or `DIFFERENCES` where tasks lose time to channels.
+    """
+    shares = {name: s / makespan_s for name, s in critical_s.items() if s > 0}
+    if method == DIFFERENCES:
+        shares = _differences(phases, set(shares))
 
     def gain(factor: float, *names: str) -> float:
         return makespan_s / makespan_with(phases, names, factor) - 1
 
     def partner(name: str) -> str:
-        """The one beside which this one gains most."""
-        others = sorted({other for one in phases for other in one.names()} - {name})
+        """The one beside which this one gains most; of equals, no channel."""
+        channels = {other for one in phases for other in one.channels()}
+        others = {other for one in phases for other in one.names()} - {name}
         beside = {other: gain(1 + STEP, name, other) - gain(1 + STEP, other) for other in others}
-        return max(others, key=lambda other: beside[other])
+        order = sorted(others, key=lambda other: (other in channels, other))
+        return max(order, key=lambda other: beside[other])
 
-    def sensitivity(name: str, seconds: float) -> Sensitivity:
-        share, faster = seconds / makespan_s, gain(1 + STEP, name)
+    def sensitivity(name: str, share: float) -> Sensitivity:
+        seconds, faster = critical_s.get(name, 0.0), gain(1 + STEP, name)
         found = Sensitivity(name, seconds, share, faster, gain(1 - STEP, name))
         if share <= MUCH or faster > ALONE * promised(share, 1 + STEP):
             return found
         other = partner(name)
         return replace(found, partner=other, together=gain(1 + STEP, name, other))
 
-    found = [sensitivity(name, seconds) for name, seconds in critical_s.items() if seconds > 0]
+    found = [sensitivity(name, share) for name, share in shares.items()]
+    if method == DIFFERENCES:
+        return tuple(sorted(found, key=lambda one: (-one.elasticity, one.resource)))
     return tuple(sorted(found, key=lambda one: (-one.critical_s, one.resource)))
+
+
+def _differences(phases: Sequence[Alike], critical: set[str]) -> Seconds:
+    """Elasticities by resource: central differences; those of no role are left out."""
+    names = sorted(critical.union(*(one.names() for one in phases)))
+    found = {}
+    for name in names:
+        sides = [makespan_with(phases, [name], factor) for factor in (1 - SMALL, 1 + SMALL)]
+        share = math.log(sides[0] / sides[1]) / math.log((1 + SMALL) / (1 - SMALL))
+        if name in critical or abs(share) > LEAST:
+            found[name] = share
+    return found
 
 
 def makespan_with(phases: Sequence[Alike], resources: Iterable[str], factor: float) -> float:

@@ -68,14 +68,16 @@ def speeds(demand: FloatArray, capacity: FloatArray) -> list[float]:
     found = [1.0] * len(demand)
     rising = [i for i in tasks if share[i] > 0]
     left = [float(value) for value in capacity]
+    level = 0.0
     while rising:
         growth = [sum(demand[i, c] / share[i] for i in rising) for c in channels]
         levels = [left[c] / growth[c] if growth[c] > 0 else np.inf for c in channels]
-        level, full = min(levels), min(share[i] for i in rising)
+        lowest, full = min(levels), min(share[i] for i in rising)
+        level = max(level, lowest)  # what is left may be rounded to nothing
         if full <= level:
             stops = [i for i in rising if share[i] <= full]
         else:
-            tight = levels.index(level)
+            tight = levels.index(lowest)
             stops = [i for i in rising if demand[i, tight] > 0]
         for i in stops:
             found[i] = float(min(1.0, min(level, full) / share[i]))

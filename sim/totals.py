@@ -1,4 +1,7 @@
-"""What is added up over the phases of a generation, by name: critical path, slack, idle time."""
+"""What is added up over the phases of a generation, by name: critical path, slack, idle time.
+
+Also what tasks lose to the channels that they share.
+"""
 
 from collections.abc import Mapping
 
@@ -6,9 +9,10 @@ import numpy as np
 
 from schedules.graph import FloatArray, IntArray, TaskGraph
 from sim.causes import Times, by_op, op_names
-from sim.events import Events
-from sim.explanation import IdlePart, OnPath, Slack
+from sim.events import TASK, Events
+from sim.explanation import IdlePart, LostPart, OnPath, Slack
 from sim.idle import Idle, add_idle, named, nothing_idle
+from sim.lost import Lost
 
 Name = tuple[str, str]
 """Op and stream."""
@@ -95,6 +99,37 @@ class IdleTotals:
             self._graph = None
 
 
+class LostTotals:
+    """What the tasks of all phases lose to channels."""
+
+    def __init__(self) -> None:
+        self.parts: dict[tuple[str, str, str], FloatArray] = {}  # tasks, seconds, of them critical
+
+    def add(self, times: Times, path: IntArray, lost: Lost) -> None:
+        """Add that of one phase."""
+        events = times.events
+        critical = np.zeros(len(events.graph), dtype=bool)
+        critical[events.item[path[events.kind[path] == TASK]]] = True
+        streams = len(events.graph.streams)
+        code = events.graph.op * streams + events.graph.stream
+        for place, channel in enumerate(lost.names):
+            seconds = lost.seconds[:, place]
+            columns = [np.bincount(code, w) for w in (seconds > 0, seconds, seconds * critical)]
+            for found in np.flatnonzero(columns[0]).tolist():
+                op, stream = divmod(found, streams)
+                name = channel, events.graph.ops[op], events.graph.streams[stream]
+                before = self.parts.get(name, np.zeros(3))
+                self.parts[name] = before + np.array([column[found] for column in columns])
+
+    def rows(self, makespan_s: float) -> tuple[LostPart, ...]:
+        """By the seconds on the critical path, then all, the largest first."""
+        parts = [
+            LostPart(*name, int(tasks), float(lost_s), float(own), float(own) / makespan_s)
+            for name, (tasks, lost_s, own) in self.parts.items()
+        ]
+        return tuple(sorted(parts, key=lambda part: (-part.critical_s, -part.lost_s)))
+
+
 def by_name(events: Events) -> dict[Name, IntArray]:
     """The events of the tasks of each op on each stream."""
     graph = events.graph
@@ -108,5 +143,6 @@ def by_name(events: Events) -> dict[Name, IntArray]:
 def _slack(name: Name, columns: FloatArray) -> Slack:
     count, critical, least, total, most = columns
     tasks = int(count.sum())
-    mean_s = float(total.sum()) / tasks
-    return Slack(*name, tasks, int(critical.sum()), float(least.min()), mean_s, float(most.max()))
+    low, high = float(least.min()), float(most.max())
+    mean_s = min(max(low, float(total.sum()) / tasks), high)  # rounding aside
+    return Slack(*name, tasks, int(critical.sum()), low, mean_s, high)

@@ -1,12 +1,9 @@
 """The conscience of the project: published figures beside what the simulator says."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
-from itertools import combinations
 from typing import Any
-
-import numpy as np
 
 from schedules.errors import BadInput, MoelabError
 from schedules.layer import LayerWork
@@ -18,12 +15,26 @@ from schedules.routing_presets import load_routing, routing_names
 from schedules.schedule import Schedule, find_schedule
 from schedules.task import Work
 from schedules.workload import Workload
+from sim.ablation import WHOLE, Ablation
+from sim.accuracy import Checked, pairwise_order, summary
 from sim.api import run
+from sim.bound_times import BoundTimes, bound_times
 from sim.cost import Roofline
 from sim.hardware import load_hardware
 from sim.published import METRICS, PublishedRow
 from sim.result import Result
 from sim.scenario import Scenario
+
+__all__ = [
+    "Checked",
+    "check_row",
+    "pairwise_order",
+    "policy_of",
+    "scenario_of",
+    "simulate_row",
+    "summary",
+    "validate",
+]
 
 ROUTING = "switch-base-128"
 """Routing of Switch Transformers of whose own nothing is published."""
@@ -31,122 +42,63 @@ ROUTING = "switch-base-128"
 UNMEASURED: Mapping[str, Any] = {"metric": METRICS[0], "value": 1.0}
 """Of a row, where it does not matter what was measured."""
 
-MISSING = 1.0  # a row that cannot be simulated counts as an absolute error of 100 %
-
-
-@dataclass(frozen=True)
-class Checked:
-    """One published row and what the simulator says of it."""
-
-    row: PublishedRow
-    simulated: float | None
-    reason: str | None = None
-
-    @property
-    def error(self) -> float | None:
-        """Simulated / published - 1."""
-        return None if self.simulated is None else self.simulated / self.row.value - 1
-
-    @property
-    def abs_error(self) -> float:
-        """Absolute error; `MISSING` for a row that could not be simulated."""
-        return MISSING if self.error is None else abs(self.error)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "id": self.row.id,
-            "source": self.row.source,
-            "metric": self.row.metric,
-            "published": self.row.value,
-            "simulated": self.simulated,
-            "error": self.error,
-            "reason": self.reason,
-        }
-
 
 def validate(
-    rows: Sequence[PublishedRow], progress: Callable[[Checked], None] | None = None
+    rows: Sequence[PublishedRow],
+    progress: Callable[[Checked], None] | None = None,
+    ablation: Ablation = WHOLE,
 ) -> dict[str, Any]:
     """Simulate every row; `{"rows": [...], "summary": {...}}` as plain values.
 
-    The summary has the median and 90th percentile of the absolute error, over all rows, by source
-    and by metric within it, and the share of pairs within a cell (same metric, model, hardware,
-    workload and generation length) whose order is right. A row that cannot be simulated counts as
-    100 % wrong, and so do its pairs.
+    The summary has the median and 90th percentile of the absolute error, over all rows, by kind, by
+    source and by metric within it, and the share of pairs within a cell (same metric, model,
+    hardware, workload and generation length) whose order is right. A row that cannot be simulated
+    counts as 100 % wrong, and so do its pairs.
     """
     checked = []
     for row in rows:
-        checked.append(check_row(row))
+        checked.append(check_row(row, ablation))
         if progress is not None:
             progress(checked[-1])
     return {"rows": [c.to_dict() for c in checked], "summary": summary(checked)}
 
 
-def summary(checked: Sequence[Checked]) -> dict[str, Any]:
-    """Errors over all rows, by source, and by metric within each source."""
-    whole = _errors(checked)
-    groups: dict[str, list[Checked]] = {}
-    for c in checked:
-        groups.setdefault(c.row.source, []).append(c)
-    by_source = {}
-    for source, members in groups.items():
-        metrics = sorted({c.row.metric for c in members})
-        by_metric = {m: _errors([c for c in members if c.row.metric == m]) for m in metrics}
-        by_source[source] = _errors(members) | {"by_metric": by_metric}
-    return whole | {"by_source": by_source}
-
-
-def _errors(checked: Sequence[Checked]) -> dict[str, Any]:
-    errors = [c.abs_error for c in checked]
-    return {
-        "n": len(checked),
-        "n_simulated": sum(c.simulated is not None for c in checked),
-        "median_abs_error": float(np.median(errors)) if errors else None,
-        "p90_abs_error": float(np.percentile(errors, 90)) if errors else None,
-        "pairwise_order": pairwise_order(checked),
-    }
-
-
-def pairwise_order(checked: Sequence[Checked]) -> float | None:
-    """Share of pairs within a cell whose order is right; None when there are no pairs."""
-    right = [
-        a.simulated is not None
-        and b.simulated is not None
-        and (a.simulated - b.simulated) * (a.row.value - b.row.value) > 0
-        for a, b in combinations(checked, 2)
-        if a.row.cell == b.row.cell and a.row.value != b.row.value
-    ]
-    return float(np.mean(right)) if right else None
-
-
-def check_row(row: PublishedRow) -> Checked:
+def check_row(row: PublishedRow, ablation: Ablation = WHOLE) -> Checked:
     """Simulate one row; a row that cannot be simulated carries the reason."""
     try:
-        return Checked(row, simulate_row(row))
+        return Checked(row, simulate_row(row, ablation))
     except MoelabError as error:
         return Checked(row, None, str(error))
 
 
-def simulate_row(row: PublishedRow) -> float:
+def simulate_row(row: PublishedRow, ablation: Ablation = WHOLE) -> float:
     """What the simulator says for a row, in its unit. Raises `MoelabError` where it cannot."""
     if row.metric not in METRICS:
         raise BadInput(f"metric '{row.metric}' is not known; known: {', '.join(METRICS)}")
     if row.metric.startswith("op_s:"):
-        return operation_s(row)
-    result = _result(row.model_copy(update={"id": "", "note": "", **UNMEASURED}))
-    if row.metric == "moe_block_ms":
-        return moe_block_s(result) * 1e3
+        return operation_s(row, ablation)
+    result = _result(row.model_copy(update={"id": "", "note": "", **UNMEASURED}), ablation)
     if row.metric == "peak_gpu_gb":
         pools = (v for k, v in result.peak_memory_bytes.items() if k.startswith("gpu"))
         return (max(pools) + result.scenario.hardware.gpu.process.value) / 1e9
-    return result.throughput_tok_s
+    bound = None if ablation.seconds == "events" else bound_times(result, ablation.seconds)
+    if row.metric == "moe_block_ms":
+        return moe_block_s(result, bound) * 1e3
+    makespan_s = result.makespan_s if bound is None else bound.makespan_s
+    return result.policy.N * result.scenario.workload.gen_len / makespan_s
 
 
 @lru_cache(maxsize=16)
-def _result(row: PublishedRow) -> Result:
+def _result(row: PublishedRow, ablation: Ablation) -> Result:
     """The run of a row; rows of other metrics of the same run need not repeat it."""
-    return run(scenario_of(row), find_schedule(schedule_of(row)), policy_of(row))
+    kind, scenario = find_schedule(schedule_of(row)), scenario_of(row)
+    changed = replace(
+        scenario,
+        hardware=ablation.hardware(scenario.hardware),
+        routing=ablation.routing(scenario.routing),
+        kernels=ablation.kernels(kind.kernels),
+    )
+    return run(changed, kind, policy_of(row), recorder=ablation.recorder)
 
 
 def scenario_of(row: PublishedRow) -> Scenario:
@@ -218,32 +170,34 @@ def policy_of(row: PublishedRow) -> dict[str, Any]:
     return policy
 
 
-def moe_block_s(result: Result) -> float:
-    """Mean latency of a decoder layer with an MoE FFN, attention included.
+def moe_block_s(result: Result, bound: BoundTimes | None = None) -> float:
+    """Mean latency of a decoder layer with an MoE FFN, attention included; `bound`: by its times.
 
     Raises `BadInput` when there is no decode step or no such layer.
     """
     if not result.generation.steps:
         raise BadInput("gen_len must be at least 2 for this metric: there is no decode step")
-    found = result.movement.moe_block_s
+    found = result.movement.moe_block_s if bound is None else bound.moe_block_s
     if found is None:
         raise BadInput(f"model '{result.scenario.model.name}' has no MoE layer")
     return found
 
 
-def operation_s(row: PublishedRow) -> float:
+def operation_s(row: PublishedRow, ablation: Ablation = WHOLE) -> float:
     """Seconds of one operation of one layer and one micro-batch, timed on its own from the host."""
-    hardware, model = load_hardware(row.hardware), _model(row)
+    hardware, model = ablation.hardware(load_hardware(row.hardware)), _model(row)
     if row.n_gpus > hardware.gpu.count:
         raise BadInput(f"n_gpus = {row.n_gpus}; '{row.hardware}' has {hardware.gpu.count}")
     size = row.micro_batch or row.batch_size
     if size is None:
         raise BadInput("micro_batch must be given for an operation")
-    work = LayerWork(model, Routing(), Schedule.kernels, row.n_gpus)
+    work = LayerWork(model, Routing(), ablation.kernels(Schedule.kernels), row.n_gpus)
     cost = Roofline(hardware, row.n_gpus)
     task = _operation(row, work, size)
-    fixed = cost.issue_s if task.device != "cpu" else 0.0
-    return cost.seconds(task) + fixed + (cost.sync_s if task.device != "cpu" else 0.0)
+    if ablation.seconds == "resources":
+        return max(cost.limits(task))
+    host = 0.0 if task.device == "cpu" else cost.issue_s + cost.sync_s
+    return cost.seconds(task) + host
 
 
 def _operation(row: PublishedRow, work: LayerWork, size: int) -> Work:

@@ -4,7 +4,7 @@ A program is a list of instructions of plain integers; `issue` gives each of the
 what there is at that moment, so every list is a valid program and shrinks well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -127,11 +127,16 @@ def programs(max_hosts: int = 3, times=whole_seconds | any_seconds) -> st.Search
     )
 
 
-def issue(program: Program, streams: Sequence[str] | None = None) -> Issued:
+def issue(
+    program: Program, streams: Sequence[str] | None = None, lanes: Mapping[str, int] | None = None
+) -> Issued:
     """Run the program against a watched issuer, with the streams listed in any order."""
-    issuer = WatchedIssuer(
-        streams or program.streams, POOLS, program.hosts, lambda gate: np.zeros((1, 1), np.int64)
-    )
+
+    def trace(gate: Task) -> np.ndarray:
+        return np.zeros((1, 1), np.int64)
+
+    names = streams or program.streams
+    issuer = WatchedIssuer(names, POOLS, program.hosts, trace, lanes)
     _Interpreter(program, issuer).run()
     issuer.barrier()
     graph = issuer.take()

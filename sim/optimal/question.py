@@ -84,6 +84,8 @@ def optimal(
     whole = make_scenario(
         model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
     )
+    if periodic:
+        _check_repeats(whole, kind)
     found = _policy(whole, kind, given_policy(batch, micro_batch, policy))
     count = max(recorded_layers(layers), WARM + (DRAWN + 2) * layers) if periodic else layers
     scenario, found = cut(whole, kind, found, count, micro_batches)
@@ -93,6 +95,17 @@ def optimal(
     values = search(step, layers, limits or Limits(), schedule)
     took = time.perf_counter() - began
     return Optimum(scenario, found, schedule, layers=layers, step=step.step, solve_s=took, **values)
+
+
+def _check_repeats(scenario: Scenario, kind: type[Schedule]) -> None:
+    """Raises `BadInput` where no layer repeats on all GPUs."""
+    gpus = scenario.gpus_for(kind)
+    if gpus > 1 and kind.multi_gpu == "pipeline":
+        raise BadInput(
+            f"the layers of '{kind.name}' are spread over {gpus} GPUs, each with its own, so no "
+            "layer repeats on all of them; ask for the makespan of a window (without --periodic), "
+            "or for one GPU (--gpus 1)"
+        )
 
 
 def _policy(scenario: Scenario, kind: type[Schedule], given: Mapping[str, Any]) -> Policy:

@@ -76,6 +76,41 @@ def test_timeline_graph_and_json(cli, small, tmp_path):
     assert json.loads((tmp_path / "e.json").read_text())["schedule"] == "flexgen"
 
 
+SHARED = """
+based_on = "gcp-t4-24c"
+name = "one-dram"
+description = "All streams share the host's DRAM"
+
+[channels.cpu]
+value = 8e9
+source = "made up for this test"
+"""
+
+
+def test_a_machine_whose_streams_share_a_channel(cli, small, tmp_path):
+    (tmp_path / "shared.toml").write_text(SHARED)
+    files = [
+        "-H",
+        "shared.toml",
+        "--timeline",
+        "t.html",
+        "--graph",
+        "g.graphml",
+        "--json",
+        "e.json",
+    ]
+    end = cli("explain", "cgopipe", *small, *files)
+    assert (end.code, end.err, end.written) == (0, "", {"t.html", "g.graphml", "e.json"})
+    assert "% is lost to sharing the host's DRAM (channel cpu): " in end.out
+    assert "What the time is due to (by differences)" in end.out
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["method"] == "differences"
+    assert {row["channel"] for row in found["sharing"]} == {"cpu"}
+    alone = cli("explain", "cgopipe", *small, "--json", "-").json
+    assert (alone["method"], alone["sharing"]) == ("critical path", [])
+    assert found["makespan_s"] > alone["makespan_s"]
+
+
 def test_a_graph_of_chosen_steps(cli, small, tmp_path):
     end = cli("explain", "cgopipe", *small, "--graph", "g.dot", "--steps", "0,2")
     assert (end.code, end.written) == (0, {"g.dot"})

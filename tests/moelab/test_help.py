@@ -31,6 +31,8 @@ def test_commands():
         "validate",
         "run",
         "replay",
+        "calibrate",
+        "compare-run",
         "crossover",
         "explain",
         "optimal",

@@ -8,6 +8,7 @@ import pytest
 
 from moelab.validation import missing, validation_parts
 from sim import simulate
+from sim.ablation import NAMES
 
 RUN = {
     "id": "a",
@@ -121,6 +122,36 @@ def test_markup_in_names_is_text(cli, published):
     assert "([red]a)" in end.out
 
 
+def test_kinds_of_figures_have_a_line_each(cli, published):
+    rows = [{}, {"id": "b", "metric": "op_s:moe_ffn"}]
+    text = " ".join(cli("validate", "--published", published(*rows)).out.split())
+    assert "latencies and operation times: n 1, n simulated 1" in text
+    assert "throughput: n 1, n simulated 1" in text
+
+
+def test_ablations(cli, published):
+    path = published({}, {"id": "b", "metric": "op_s:moe_ffn"})
+    asked = ("validate", "--published", path, "--ablate", "host", "--ablate", "pinning+tiles")
+    end = cli(*asked)
+    assert (end.code, end.err, end.written) == (0, "", set())
+    first = [line.split()[0] for line in end.out.splitlines()[:4]]
+    assert first == ["ablation", "none", "host", "pinning+tiles"]
+    studied = cli(*asked, "--json", "-").json["ablations"]
+    assert [one["name"] for one in studied] == first[1:]
+    assert list(studied[0]["by_kind"]) == ["latency", "throughput"]
+
+
+def test_all_ablations_are_those_with_a_name(cli, published):
+    found = cli("validate", "--published", published({}), "--ablate", "all", "--json", "-").json
+    assert [one["name"] for one in found["ablations"]] == ["none", *NAMES]
+
+
+def test_an_unknown_ablation(cli, published):
+    end = cli("validate", "--published", published({}), "--ablate", "pining")
+    assert (end.code, end.out) == (2, "")
+    assert end.err == "moelab: no ablation is named 'pining', did you mean 'pinning'?\n"
+
+
 def test_many_reasons_name_the_first_and_the_last():
     rows = [{"id": f"r{i}", "reason": "why"} for i in range(5)]
     assert missing(rows) == ["Not simulated, and counted as 100 % wrong: 5", "5 x why (r0, ... r4)"]
@@ -130,5 +161,6 @@ def test_many_reasons_name_the_first_and_the_last():
 def test_parts_without_misses_are_a_table():
     row = {"id": "a", "source": "s", "published": 2.0, "simulated": 1.0, "error": -0.5}
     group = {"n": 1, "median_abs_error": 0.5, "pairwise_order": None, "by_metric": {}}
-    parts = validation_parts({"rows": [row], "summary": group | {"by_source": {"s": group}}})
+    summary = group | {"by_kind": {"throughput": group}, "by_source": {"s": group}}
+    parts = validation_parts({"rows": [row], "summary": summary})
     assert len(parts) == 1

@@ -39,6 +39,16 @@ def phase_row(phase: str, makespan_s: float, resource: str) -> dict[str, Any]:
     return {"phase": phase, "makespan_s": makespan_s, "resource": resource, "share": 0.9}
 
 
+def lost_row(channel: str, op: str, stream: str, critical_s: float) -> dict[str, Any]:
+    names = {"channel": channel, "op": op, "stream": stream, "tasks": 1200}
+    return {
+        **names,
+        "lost_s": 1.5 * critical_s,
+        "critical_s": critical_s,
+        "share": critical_s / 100,
+    }
+
+
 def explanation(**changes: Any) -> dict[str, Any]:
     """What the file says, with some keys changed."""
     found = {
@@ -46,6 +56,7 @@ def explanation(**changes: Any) -> dict[str, Any]:
         "throughput_tok_s": 12.5,
         "makespan_s": 100.0,
         "bottleneck": ["links.h2d"],
+        "method": "critical path",
         "critical_path": [path_row("load", "h2d", 80.0), path_row("compute", "gpu", 20.0)],
         "idle": [
             idle_row("host", "dependency", 90.0, "compute", "gpu"),
@@ -68,5 +79,6 @@ def explanation(**changes: Any) -> dict[str, Any]:
         ],
         "phases": [phase_row("prefill", 25.0, "links.h2d"), phase_row("decode", 75.0, "links.h2d")],
         "slack": [slack_row("load", "h2d", 0.0), slack_row("compute", "gpu", 0.5)],
+        "sharing": [],
     }
     return {**found, **changes}

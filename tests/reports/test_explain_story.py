@@ -1,10 +1,28 @@
 """The sentences of an explanation follow from its numbers."""
 
+from typing import get_args
+
 import pytest
 
-from reports.explain_story import NAMES, because, in_words, story
-from sim.resources import CALLS, ISSUE, LIMITS, SYNC
-from tests.reports.explanations import bound_row, explanation, idle_row, phase_row, resource_row
+from reports.explain_story import (
+    BY_DIFFERENCES,
+    CHANNELS,
+    NAMES,
+    because,
+    in_words,
+    shared,
+    story,
+)
+from sim.hardware_parts import Channel
+from sim.resources import CALLS, ISSUE, ISSUE_TASK, LIMITS, SYNC
+from tests.reports.explanations import (
+    bound_row,
+    explanation,
+    idle_row,
+    lost_row,
+    phase_row,
+    resource_row,
+)
 
 
 def test_a_bottleneck_another_resource_a_bound_and_the_busiest_stream():
@@ -81,7 +99,34 @@ def test_causes(cause, op, words):
     assert because({"cause": cause, "op": op, "on": "h2d"}) == words
 
 
+def test_what_is_lost_to_sharing_and_how_shares_were_found():
+    lost = [lost_row("cpu", "load", "h2d", 9.0), lost_row("cpu", "pin", "cpu", 1.0)]
+    little = lost_row("gpu1", "load", "h2d", 4.0)
+    found = story(explanation(sharing=[*lost, little], method="differences"))
+    assert found[1] == (
+        "Of the critical path 10 % is lost to sharing the host's DRAM (channel cpu): 10.0 s, most "
+        "of them by load on h2d."
+    )
+    assert BY_DIFFERENCES in found
+    assert len(found) == len(story(explanation())) + 2
+
+
+@pytest.mark.parametrize(
+    ("channel", "words"),
+    [
+        ("cores", "the host's cores"),
+        ("host_link", "the path between host and GPUs"),
+        ("gpu", "the GPU's memory"),
+        ("gpu1", "the memory of GPU 1"),
+    ],
+)
+def test_channels_in_words(channel, words):
+    assert shared(channel) == words
+
+
 def test_every_resource_has_a_name():
-    resources = {*LIMITS.values(), *CALLS.values(), ISSUE, SYNC, "peer_call_s"}
-    assert resources == set(NAMES)
+    resources = {*LIMITS.values(), *CALLS.values(), ISSUE, ISSUE_TASK, SYNC, "peer_call_s"}
+    channels = {f"channels.{name}" for name in get_args(Channel)}
+    assert {*resources, *channels, "emulated.copy_rate"} == set(NAMES)
+    assert set(CHANNELS) == set(get_args(Channel)) - {"gpu"}
     assert in_words("cpu.compute.float32.gemm") == "the CPU's arithmetic in dense layers"

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reports.explain_table import bound_table, idle_table, path_table, resource_table, tables
-from tests.reports.explanations import bound_row, explanation, path_row
+from tests.reports.explanations import bound_row, explanation, lost_row, path_row, resource_row
 
 
 def printed(table: Table) -> list[list[str]]:
@@ -48,3 +48,22 @@ def test_bounds_of_every_kind():
 def test_all_tables():
     titles = ["What the time is due to", "Critical path", "Idle time", "Lower bounds"]
     assert [table.title for table in tables(explanation())] == titles
+
+
+def test_what_is_lost_to_sharing():
+    found = explanation(sharing=[lost_row("cpu", "load", "h2d", 10.0)], method="differences")
+    named = {table.title: table for table in tables(found)}
+    assert printed(named["Lost to sharing"]) == [
+        ["cpu", "load", "h2d", "10.0", "s", "10", "%", "15.0", "s", "1,200"]
+    ]
+    assert len(named) == 5
+    columns = named["What the time is due to (by differences)"].columns
+    assert [str(column.header) for column in columns][:3] == ["resource", "critical", "elasticity"]
+
+
+def test_a_resource_that_does_harm_when_it_is_faster_is_shown():
+    harm = resource_row("links.h2d", 0.0, -0.01, 0.012)
+    found = explanation(sensitivities=[{**harm, "elasticity": -0.1}], method="differences")
+    assert printed(resource_table(found)) == [
+        ["links.h2d", "0", "s", "-10", "%", "-1.0", "%", "+1.2", "%"]
+    ]

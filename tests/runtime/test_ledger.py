@@ -211,7 +211,7 @@ class Mistaken(Extra):
         (OwnOperation, MoelabError, "the runtime has no operation 'dance'"),
         (OwnStream, BadInput, "task 'post_attention': no stream 'gpus', did you mean 'gpu'"),
         (NoOperands, MoelabError, r"task 'pre_attention' \(layer 0, step 1\) cannot run: "),
-        (Freed, MoelabError, "buffer 'extra' is used by a task, but it was freed"),
+        (Freed, MoelabError, "buffer 'extra' is used by task .*, but was freed"),
         (Mistaken, MoelabError, "schedule 'cgopipe' failed in decode step 1: KeyError: 0"),
     ],
 )

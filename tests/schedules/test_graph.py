@@ -1,6 +1,8 @@
 """The task graph: what was issued, as arrays."""
 
+import gc
 from itertools import pairwise
+from weakref import ref
 
 import networkx as nx
 import numpy as np
@@ -208,3 +210,17 @@ def test_networkx_has_all_tasks_and_only_edges_forward(program):
     chains = [np.flatnonzero(graph.stream == s).tolist() for s in range(len(graph.streams))]
     stream = {(i, j) for i, j, kind in net.edges(data="kind") if kind == "stream"}
     assert stream == {(i, j) for chain in chains for i, j in pairwise(chain)}
+
+
+def test_a_run_s_memory_goes_with_the_run():
+    """Without a circle of references, for which Python would have to look."""
+    issuer = RecordingIssuer(("gpu",), {"gpu": 10})
+    buffer = issuer.buffer("x", "gpu", 1)
+    gone = ref(issuer)
+    gc.disable()
+    try:
+        del issuer
+        assert gone() is None
+    finally:
+        gc.enable()
+    assert buffer.bytes == 1

@@ -210,7 +210,8 @@ def test_what_does_not_fit_is_infeasible_and_says_why():
         i.buffer("workspace", "gpu", 2e9)
     assert str(error.value) == (
         "pool 'gpu' is too small: 'workspace' needs 2.00 GB beside 14.50 GB in use, but the pool "
-        "holds 16.00 GB (largest holders: weights 10.00 GB, KV 3.00 GB, hidden 1.00 GB)"
+        "holds 16.00 GB (largest holders: weights 10.00 GB in 2 buffers, the oldest 'weights[0]'; "
+        "KV[0,0] 3.00 GB; hidden 1.00 GB)"
     )
 
 
@@ -218,7 +219,7 @@ def test_a_pool_can_be_filled_to_the_last_byte():
     i = issuer(gpu=10)
     i.buffer("x", "gpu", 4)
     i.buffer("y", "gpu", 6)
-    with pytest.raises(Infeasible, match=r"largest holders: y .*, x "):
+    with pytest.raises(Infeasible, match=r"largest holders: y .*; x "):
         i.buffer("z", "gpu", 1)
 
 

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import bdtrc
 
 from schedules.routing import Routing
 from schedules.routing_draws import popularity
-from schedules.routing_expected import inclusion, loads
+from schedules.routing_expected import expected_tiles, inclusion, loads
 from schedules.routing_strengths import Strengths
 from schedules.routing_table import write_routing
 
@@ -157,3 +158,13 @@ def test_a_dense_layer_is_one_expert():
 def test_expectations_do_not_depend_on_the_seed():
     other = ZIPF.model_copy(update={"seed": 9})
     assert other.expected_rows(36, 8, 2, 16) == ZIPF.expected_rows(36, 8, 2, 16)
+
+
+@given(st.integers(0, 100_000), st.floats(0, 1), st.sampled_from([1, 16, 64]))
+def test_tiles_of_a_binomial(tokens, probability, tile):
+    """Tiles of one row are as many as rows; others are those of the distribution's tail."""
+    found = expected_tiles(tokens, probability, tile)
+    tail = bdtrc(np.arange(0, tokens, tile), tokens, probability).sum()
+    assert found == pytest.approx(tail, rel=1e-9, abs=1e-12)
+    if tile == 1:
+        assert found == pytest.approx(tokens * probability, rel=1e-11)

@@ -10,8 +10,10 @@ from schedules.schedule import find_schedule
 from schedules.task import Work
 from sim.api import make_scenario, run
 from sim.channels import loads
+from sim.cost import Roofline
 from sim.hardware import load_hardware
-from sim.hardware_parts import Amount
+from sim.hardware_parts import Amount, Emulated, Rate
+from tests.strategies import toy_hardware
 
 ATTENTION = Work(device="cpu", bytes={"cpu": 80.0})
 COPY = Work(device="link", bytes={"cpu": 10.0, "gpu": 10.0}, link_bytes={"h2d": 10.0})
@@ -40,6 +42,31 @@ def test_each_gpu_has_a_memory_of_its_own():
     assert found.bytes.tolist() == [[0], [30], [0]]
 
 
+def test_demands_can_be_counted_otherwise():
+    found = loads(graph(), {"cores": 2.0}, lambda work, channel: 3.0 * work.bytes.get("cpu", 0.0))
+    assert (found.names, found.bytes.tolist()) == (("cores",), [[30], [0], [240]])
+
+
+def test_threads_that_compute_and_copy_share_the_cores():
+    """An emulated GPU with one thread, two threads for the CPU's tasks, copies of 4 bytes/s.
+
+    Alone: the copy takes 1 s, which are 2.5 s of one thread; the kernel 0.3 s with one thread, the
+    attention 2 s with two.
+    """
+    parts = Emulated(
+        gpu_threads=1,
+        cpu_threads=2,
+        copy_rate=Rate(peak=4.0, sustained=4.0, source="made up for this test"),
+    )
+    cost = Roofline(toy_hardware().model_copy(update={"emulated": parts}))
+    found = loads(graph(), {"cores": 1.5, "cpu": 1e3}, cost.moved)
+    assert found.bytes.tolist() == [[2.5, 20], [pytest.approx(0.3), 30], [4, 80]]
+    seconds = np.array([cost.seconds(work) for work in (COPY, KERNEL, ATTENTION)])
+    demand = found.sharing(seconds).demand
+    assert demand[:, 0].tolist() == pytest.approx([2.5, 1.0, 2.0])
+    assert demand[:, 1].tolist() == pytest.approx([20, 100, 40])
+
+
 def test_without_channels_nothing_is_shared():
     assert loads(graph(), {}) is None
 
@@ -64,6 +91,13 @@ def test_sharing_costs_time_and_room_enough_does_not(name):
     assert room.makespan_s == pytest.approx(alone.makespan_s)
     assert tight.makespan_s > 1.05 * alone.makespan_s
     assert tight.busy_s == pytest.approx(alone.busy_s)  # the same work
+
+
+def test_few_cores_slow_down_what_computes_and_copies_on_them():
+    alone, room, tight = (results("cgopipe", **c) for c in ({}, {"cores": 1e3}, {"cores": 0.3}))
+    assert room.makespan_s == pytest.approx(alone.makespan_s)
+    assert tight.makespan_s > 1.05 * alone.makespan_s
+    assert tight.busy_s == pytest.approx(alone.busy_s)
 
 
 @pytest.mark.parametrize("name", ["cgopipe", "on-demand"])

@@ -13,7 +13,8 @@ from schedules.errors import BadInput
 from schedules.graph import RecordingIssuer
 from schedules.task import KERNELS, NOTHING, Work
 from sim.cost import Roofline, price
-from sim.hardware import Amount
+from sim.hardware import Amount, Flag, Rate
+from sim.hardware_parts import Emulated
 from tests.strategies import toy_hardware
 
 COST = Roofline(toy_hardware())
@@ -96,6 +97,86 @@ def test_issuing_is_paid_for_each_call():
     assert COST.issue_seconds(gpu(calls=7)) == 7 * 0.0625
     assert COST.issue_seconds(NOTHING) == 0
     assert COST.sync_s == 0.03125
+
+
+SAID = "made up for tests"
+
+
+def adding_up(*devices):
+    """The toy machine, of which these devices do not compute while their bytes come."""
+    toy = toy_hardware()
+    flag = Flag(value=False, source=SAID)
+    units = {name: getattr(toy, name).model_copy(update={"overlaps": flag}) for name in devices}
+    return Roofline(toy.model_copy(update=units))
+
+
+@pytest.mark.parametrize(
+    ("work", "seconds"),
+    [
+        (gpu(flops={"gemm": 2000}, bytes={"gpu": 100}), 2 + 1),
+        (gpu(flops={"gemm": 2000}, bytes={"gpu": 100}, calls=2), 2 + 1 + 2 * 0.5),
+        (gpu(bytes={"gpu": 100, "cpu": 80}), 2),  # the CPU's memory still works meanwhile
+        (Work(device="cpu", flops={"gemm": 100}, bytes={"cpu": 20}), 1),  # the CPU overlaps
+        (Work(device="link", bytes={"gpu": 800}, link_bytes={"h2d": 80}), 8),  # h2d's rate says
+    ],
+)
+def test_where_a_gpu_does_not_overlap_computation_and_memory_add_up(work, seconds):
+    assert adding_up("gpu").seconds(work) == seconds
+
+
+def test_a_cpu_that_adds_up_with_half_of_its_cores():
+    work = Work(device="cpu", flops={"gemm": 100}, bytes={"cpu": 20})
+    assert adding_up("cpu").seconds(work) == 1 + 0.5
+    assert adding_up("cpu").seconds(work.model_copy(update={"share": 0.5})) == 2 + 1
+
+
+def test_where_workers_launch_kernels_each_task_costs_the_issuer_the_same():
+    toy = toy_hardware()
+    host = toy.host.model_copy(update={"task_s": Amount(value=0.75, source=SAID)})
+    cost = Roofline(toy.model_copy(update={"host": host}))
+    host_task = Work(device="host", calls=1)
+    assert [cost.issue_seconds(w) for w in (gpu(calls=7), NOTHING, host_task)] == [0.75] * 3
+    assert [COST.issue_seconds(w) for w in (gpu(calls=7), NOTHING, host_task)] == [0.4375, 0, 0]
+
+
+def emulated(gpu_threads=1, cpu_threads=2):
+    """The toy machine with threads in the place of its GPU; one copies 4 bytes/s."""
+    parts = Emulated(
+        gpu_threads=gpu_threads,
+        cpu_threads=cpu_threads,
+        copy_rate=Rate(peak=4.0, sustained=4.0, source=SAID),
+    )
+    return Roofline(toy_hardware().model_copy(update={"emulated": parts}))
+
+
+H2D = Work(device="link", bytes={"gpu": 20, "cpu": 20}, link_bytes={"h2d": 20}, calls=1)
+PIN = Work(device="link", bytes={"cpu": 16}, link_bytes={"pin": 16})
+PIN_ALL = Work(device="link", bytes={"cpu": 16}, link_bytes={"pin_parallel": 16})
+KERNEL = gpu(flops={"gemm": 2000}, bytes={"gpu": 30}, calls=2)  # 2 s, and 1 s of calls
+ATTENTION = Work(device="cpu", flops={"attention": 250}, bytes={"cpu": 80}, calls=2)  # 2.5 s
+
+
+@pytest.mark.parametrize(
+    ("work", "alone", "with_emulation"),
+    [
+        (H2D, 0, 20 / 4),  # DMA, or a thread that copies
+        (PIN, 16 / 8, 16 / 4),  # one thread
+        (PIN_ALL, 4 * 16 / 16, 16 / 4),  # all four cores
+        (KERNEL, 0, 3 * 3),  # three threads for 3 s
+        (ATTENTION, 4 * 2.5, 2 * 2.5),  # four cores, or two threads
+        (ATTENTION.model_copy(update={"share": 0.5}), 4 * 0.5 * 4.5, 2 * 0.5 * 4.5),
+        (NOTHING, 0, 0),
+    ],
+)
+def test_seconds_of_threads_by_hand(work, alone, with_emulation):
+    assert COST.moved(work, "cores") == alone
+    assert emulated(gpu_threads=3).moved(work, "cores") == with_emulation
+
+
+def test_memory_of_an_emulated_gpu_is_that_of_the_host():
+    assert [COST.moved(w, "cpu") for w in (H2D, KERNEL, ATTENTION)] == [20, 0, 80]
+    assert [emulated().moved(w, "cpu") for w in (H2D, KERNEL, ATTENTION)] == [40, 30, 80]
+    assert COST.moved(H2D, "host_link") == emulated().moved(H2D, "host_link") == 20
 
 
 def test_prices_of_a_graph():

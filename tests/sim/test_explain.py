@@ -12,6 +12,7 @@ from sim.api import run, simulate
 from sim.cost import CostModel
 from sim.explain import explain
 from sim.explanation import TABLES
+from sim.sensitivity import PATH
 from tests.sim.explained import small, with_rate
 from tests.strategies import cases, feasible
 
@@ -41,7 +42,8 @@ def test_parts_of_random_runs_add_up(name, model, data):
 def check_sums(found):
     """Critical path, idle time, resources and slack account for all of it; no bound is above it."""
     result = found.result
-    assert sum(one.elasticity for one in found.sensitivities) == pytest.approx(1, abs=1e-9)
+    close = 1e-9 if found.method == PATH else 1e-5
+    assert sum(one.elasticity for one in found.sensitivities) == pytest.approx(1, abs=close)
     alone = [bound for bound in found.bounds if not bound.what.partition("#")[0].endswith("width")]
     assert all(bound.ratio >= 1 - 1e-9 for bound in alone)  # a memory may be shared by streams
     total = sum(part.critical_s for part in found.critical_path)
@@ -49,6 +51,7 @@ def check_sums(found):
     assert sum(part.share for part in found.critical_path) == pytest.approx(1, abs=1e-9)
     for stream, idle_s in result.idle_s.items():
         own = sum(part.idle_s for part in found.idle if part.stream == stream)
+        own += sum(part.lost_s for part in found.sharing if part.stream == stream)
         assert own == pytest.approx(idle_s, abs=1e-9 * result.makespan_s)
     by_phase = {part.phase: part.makespan_s for part in found.phases}
     expected = {"prefill": result.prefill_s, "decode": result.decode_s}
@@ -173,10 +176,3 @@ def test_where_two_bind_both_are_named():
     both = simulate("cgopipe", "mixtral-8x7b", machine, "mtbench", 128, 504, 36)
     gain = both.throughput_tok_s / found.result.throughput_tok_s - 1
     assert first.together == pytest.approx(gain, abs=1e-9)
-
-
-def test_shared_channels_are_refused():
-    from tests.sim.test_channels import results
-
-    with pytest.raises(BadInput, match=r"has channels that tasks share \(cpu\); only a machine"):
-        explain(results("cgopipe", cpu=60e9))

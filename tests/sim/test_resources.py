@@ -5,7 +5,9 @@ import pytest
 
 from schedules.graph import RecordingIssuer
 from schedules.task import Work
+from sim.bounds import resource_s
 from sim.cost import Roofline, price
+from sim.hardware_model import Hardware
 from sim.resources import add, alike
 from tests.strategies import toy_hardware
 
@@ -103,6 +105,53 @@ def test_a_resource_twice_as_fast_is_that_of_a_machine_that_has_it(resource, pat
     assert steps.duration_s(1) == pytest.approx(seconds, rel=1e-12)
     assert (steps.issue_s == issue_s).all()
     assert sync_s == cost.sync_s
+
+
+def changed(part: str, **values):
+    """The toy machine with some values of a part of it."""
+    plain = toy_hardware().model_dump()
+    return Hardware.model_validate({**plain, part: {**plain[part], **values}})
+
+
+def alone(work, hardware, stream="gpu"):
+    issuer = RecordingIssuer(["host", stream], {})
+    issuer.task("task", stream, work=work)
+    issuer.barrier()
+    graph = issuer.take()
+    return alike(graph, graph, (0, 0), Roofline(hardware))
+
+
+def test_a_memory_that_does_not_overlap_adds_up():
+    """2 s of arithmetic and 5 s of bytes, one after the other; half of it counts."""
+    apart = {"value": False, "source": "made up for tests"}
+    work = Work(device="gpu", flops={"gemm": 2000}, bytes={"gpu": 500}, calls=2)
+    found = alone(work, changed("gpu", overlaps=apart))
+    due = {"gpu.compute.float16.gemm": 2, "gpu.memory_bandwidth": 5, "gpu.call_s": 1}
+    assert found.steps.duration_s(0).tolist() == [8]
+    assert found.due_to(0, ALL) == due
+    assert found.due_to(0, ALL, np.array([0.5])) == {name: s / 2 for name, s in due.items()}
+    assert found.with_rates(["gpu.memory_bandwidth"], 2)[0].duration_s(0).tolist() == [5.5]
+    assert resource_s(found, 0) == {"gpu.compute": 2, "gpu.memory_bandwidth": 5}
+
+
+def test_issuing_by_kernel_or_by_task():
+    work = Work(device="gpu", calls=3)
+    each = alone(work, changed("host", task_s={"value": 0.5, "source": "made up for tests"}))
+    assert (alone(work, toy_hardware()).issuing, each.issuing) == ("host.issue_s", "host.task_s")
+    assert each.with_rates(["host.task_s"], 2)[0].issue_s.tolist() == [0.25]
+    assert "host.task_s" in each.names()
+
+
+def test_where_tasks_share_channels_demands_follow_the_rates():
+    """60 bytes in 6 s over a channel of 45; twice as fast a link demands twice as much."""
+    work = Work(device="link", bytes={"cpu": 60}, link_bytes={"h2d": 60})
+    found = alone(work, changed("channels", cpu={"value": 45, "source": "made up for tests"}))
+    assert found.channels() == {"channels.cpu"}
+    assert found.names() >= {"channels.cpu", "links.h2d"}
+    faster, _ = found.with_rates(["links.h2d"], 2)
+    assert faster.sharing(0).demand.tolist() == [[20]]
+    wider, _ = found.with_rates(["channels.cpu", "links.h2d"], 2)
+    assert (wider.sharing(0).capacity.tolist(), wider.duration_s(0).tolist()) == ([90], [3])
 
 
 def test_adding():

@@ -1,0 +1,1 @@
+"""Measures what a machine does, for the simulator's cost model: small direct benchmarks."""
