@@ -1,5 +1,6 @@
 """`moelab calibrate`: measure this machine, and write a hardware preset from it."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from moelab.calibration_folder import CalibrationFiles
     from runtime.device import DeviceOptions
     from schedules.task import DType
+
+LINE_S = 15.0  # between lines that say how far it is
 
 Out = Annotated[
     Path,
@@ -54,7 +57,7 @@ DTypes = Annotated[
 GpuMemory = Annotated[
     str | None,
     typer.Option(
-        metavar="SIZE", help="Memory of the device to use; default: 8 GiB, or what is free."
+        metavar="SIZE", help="Memory of the device to use; default: 8 GiB, or 90 % of the GPU's."
     ),
 ]
 Page = Annotated[
@@ -109,22 +112,22 @@ def _measure(
     json: Path | None,
 ) -> None:
     from moelab.calibration import calibrate as measured
-    from moelab.calibration_report import report, written
+    from moelab.calibration_report import checked, report, write_page, written
     from runtime.calibration.effort import find_effort
+    from runtime.calibration.store import Store
 
-    find_effort(effort)
+    name = find_effort(effort).name
     with _progress() as progress:
-        found = measured(
-            files, allowed, dtypes, "quick" if effort == "quick" else "normal", progress
-        )
-    values = report(files, found)
-    show(json, *written(files, values, page))
+        found = measured(files, allowed, dtypes, name, progress)
+    values = report(files, found, Store(files.points).points())
+    show(json, *written(files, values))
     if check:
-        from moelab.held_out import check_runs, checked_parts
+        from moelab.held_out import check_runs
 
         with _progress() as progress:
-            values["check"] = check_runs(files, allowed, dtypes[0], effort == "quick", progress)
-        show(json, *checked_parts(values["check"]))
+            values["check"] = check_runs(files, allowed, dtypes[0], name == "quick", progress)
+        show(json, *checked(values["check"]))
+    show(json, *write_page(values, page))
     write_json(json, values)
 
 
@@ -137,14 +140,14 @@ def _from_runs(
     json: Path | None,
 ) -> None:
     from moelab.calibration import calibrate_from
-    from moelab.calibration_report import report, written
+    from moelab.calibration_report import report, write_page, written
 
     if based_on is None:
         raise BadInput("--from needs --based-on NAME, a preset for what the runs do not show")
     if check:
         raise BadInput("--check runs on this machine; leave --from out, or --check")
     values = report(files, calibrate_from(files, runs, based_on))
-    show(json, *written(files, values, page))
+    show(json, *written(files, values), *write_page(values, page))
     write_json(json, values)
 
 
@@ -156,10 +159,10 @@ def _options(
     threads: str | None,
 ) -> "DeviceOptions":
     from moelab.running import device_options
-    from runtime.device import free_bytes
+    from runtime.device import usual_bytes
 
     if gpu_memory is None:
-        gpu_memory = f"{free_bytes(device.value) or 8 << 30}B"
+        gpu_memory = f"{usual_bytes(device.value) or 8 << 30}B"
     return device_options(device.value, gpu_memory, host_memory, link_bandwidth, threads)
 
 
@@ -172,14 +175,28 @@ def _dtypes(asked: list[DTypeName] | None, device: DeviceName) -> "list[DType]":
 
 @contextmanager
 def _progress() -> "Iterator[Callable[[int, int, str], None]]":
-    """A bar on standard error, where that is a terminal."""
+    """A bar on standard error; where that is no terminal, a line now and then."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description:40.40}"), BarColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    if not console.is_terminal:
+        yield _lines()
+        return
+    columns = (TextColumn("{task.description:40.40}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, name: bar.update(
             task, completed=done, total=total, description=name
         )
+
+
+def _lines() -> "Callable[[int, int, str], None]":
+    last = [time.monotonic()]
+
+    def tell(done: int, total: int, name: str) -> None:
+        if time.monotonic() - last[0] >= LINE_S:
+            last[0] = time.monotonic()
+            typer.echo(f"{done} of {total}: {name}", err=True)
+
+    return tell

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moelab.calibration_folder import CalibrationFiles
 from moelab.run_folder import RunFolder
 from reports.files import write_text
-from schedules.errors import Infeasible
+from schedules.errors import BadInput, Infeasible, in_gb
 from schedules.result_keys import MEASURED
 from schedules.sample import Sample
 from schedules.task import DType
@@ -18,7 +18,6 @@ from sim.calibration.toml_text import toml_text
 from sim.hardware import load_hardware
 
 if TYPE_CHECKING:
-    from runtime.calibration.effort import EffortName
     from runtime.device import DeviceOptions
 
 Progress = Callable[[int, int, str], None]
@@ -28,7 +27,7 @@ def calibrate(
     files: CalibrationFiles,
     options: "DeviceOptions",
     dtypes: Sequence[DType],
-    effort: "EffortName",
+    effort: str,
     progress: Progress,
 ) -> Calibrated:
     """Measure what is not measured yet, fit, and write the preset.
@@ -51,6 +50,11 @@ def calibrate(
             progress(number, len(every), trial.name)
             timed.add(trial.name, _samples(trial, options))
     progress(len(every), len(every), "")
+    if not timed.samples():
+        raise BadInput(
+            f"none of the models to time fits into {in_gb(options.gpu_memory_bytes)} of device "
+            "memory; give more --gpu-memory"
+        )
     machine = machine_of(files.name, facts, options, files.preset.parent)
     found = calibrated(machine, points.points(), timed.samples())
     write_preset(files, found, _comment(facts))
@@ -70,6 +74,8 @@ def machine_of(
     name: str, facts: Mapping[str, Any], options: "DeviceOptions", folder: Path
 ) -> Machine:
     """What a preset says of the machine beside rates."""
+    from runtime.placing import budget_bytes
+
     environment, host = facts["environment"], facts["host"]
     cpu, gpu = environment["cpu"], environment.get("gpu")
     emulated = options.device == "cpu"
@@ -82,7 +88,7 @@ def machine_of(
         description=f"{where}; calibrated {facts['date'][:10]}",
         gpu_name=f"{options.threads[0]} threads of the CPU" if emulated else str(gpu["name"]),
         cpu_name=cpu["model"],
-        gpu_bytes=float(options.gpu_memory_bytes),
+        gpu_bytes=float(budget_bytes(options)),
         cpu_bytes=float(options.host_memory_bytes),
         disk_bytes=float(shutil.disk_usage(folder).total),
         cores=int(host["cores"]),

@@ -237,16 +237,3 @@ def _apart(a: Mapping[str, Any], b: Mapping[str, Any], noise: float) -> bool:
     """Whether two measurements differ by more than one of them does from itself."""
     low, high = sorted((a["measured_s"], b["measured_s"]))
     return bool(high / low - 1 > noise)
-
-
-def checked_parts(found: Mapping[str, Any]) -> list[Any]:
-    """A table of all runs, and what they come to."""
-    from reports.calibration_table import check_table
-
-    return [
-        check_table(found),
-        f"Held-out runs: median error {found['median_abs_error']:.1%}, worst "
-        f"{found['worst_abs_error']:.1%}; {found['pairs_in_order']} of {found['pairs']} pairs of "
-        f"schedules in order; a run differs from itself by {found['noise_floor']:.1%} (median), "
-        f"{found['worst_noise']:.1%} (worst)",
-    ]

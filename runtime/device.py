@@ -162,12 +162,12 @@ def open_device(options: DeviceOptions) -> Device:
     return CudaDevice(options) if options.device == "cuda" else HostDevice(options)
 
 
-def free_bytes(device: str) -> int | None:
-    """Nine tenths of the CUDA device's free memory; None without one, and for the host."""
+def usual_bytes(device: str) -> int | None:
+    """Nine tenths of the CUDA device's memory; None without one, and for the host."""
     if device != "cuda" or not torch.cuda.is_available():
         return None
-    free, _ = torch.cuda.mem_get_info()
-    return int(0.9 * free)
+    _, total = torch.cuda.mem_get_info()
+    return int(0.9 * total)
 
 
 def _pinned(size_bytes: int) -> Tensor:

@@ -3,6 +3,7 @@
 The runtime measures them, the simulator fits its rates to them.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ class Timed(NamedTuple):
 def samples_of(
     where: str, tasks: Iterable[Timed], issue_s: float, warm: bool = False
 ) -> list[Sample]:
-    """The operations of a run, by stream and phase, and how long issuing a task took.
+    """The operations of a run, by stream, phase and size, and how long issuing a task took.
 
     Parameters
     ----------
@@ -69,7 +70,8 @@ def samples_of(
     for task in tasks:
         if task.work.device in TIMED:
             phase = "decode" if task.step else "prefill"
-            key = (task.op, task.stream, phase, task.work.device, task.work.dtype, task.work.share)
+            work = task.work
+            key = (task.op, task.stream, phase, _size(work), work.device, work.dtype, work.share)
             found[key].append(task)
     result = [Sample(where, ISSUE, "host", "decode", ISSUED, (issue_s,))]
     for (op, stream, phase, *_), every in found.items():
@@ -78,6 +80,11 @@ def samples_of(
         seconds = tuple(task.seconds for task in kept)
         result.append(Sample(where, op, stream, phase, work, seconds))
     return result
+
+
+def _size(work: Work) -> int:
+    """The same for works of about the same size: to a tenth."""
+    return round(8 * math.log2(1 + work.total_flops + work.total_bytes + work.total_link_bytes))
 
 
 def plain(work: Work) -> dict[str, Any]:

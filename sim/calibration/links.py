@@ -11,19 +11,23 @@ from sim.calibration.least_squares import Fit, fit
 from sim.calibration.points import Point, chosen
 
 CALLS = "calls"
+LARGE_BYTES = 1 << 20
 
 
 def link_fit(points: Sequence[Point], samples: Iterable[Sample]) -> Fit:
     """Seconds a byte of each link, by its name, and of a copy call (`calls`).
 
     From copies alone (benches `copy` and `pin`; of `pin_parallel` those with the most threads) and
-    those of operations. Raises `BadInput` where there are too few of them.
+    those of operations. What a call costs shows in small copies, and where there are operations,
+    in theirs: a copy right after the other wakes nobody. Raises `BadInput` where there are too few.
     """
+    copies = [s for s in samples if s.work.device == "link" and s.work.calls and s.work.link_bytes]
+    least = LARGE_BYTES if copies else 0
     rows = [
         ({str(point.params["link"]): point.amount["bytes"]}, 1.0, float(np.median(point.seconds)))
         for point in copied(points)
+        if point.amount["bytes"] >= least
     ]
-    copies = [s for s in samples if s.work.device == "link" and s.work.calls and s.work.link_bytes]
     for sample, seconds in zip(copies, medians(copies), strict=True):
         rows.append((dict(sample.work.link_bytes), float(sample.work.calls), float(seconds)))
     if not rows:

@@ -94,7 +94,18 @@ def test_again_nothing_is_measured(cli, lab):
     assert (lab / "lab.points.jsonl").read_bytes() == points
     values = json.loads((lab / "x.json").read_text())
     assert set(values["fits"]) == {"gpu", "cpu", "links"}
-    assert "float32.gemm" in values["fits"]["gpu"]["costs"]
+    keys = {one["key"] for one in values["values"]}
+    assert {"gpu.compute.float32.gemm", "links.h2d", "host.task_s", "channels.cores"} <= keys
+
+
+@pytest.mark.slow
+def test_held_out_runs_and_the_page(cli, lab):
+    found = cli(*QUICK.split(), "--check", "--out", lab / "lab.toml", "--page", lab / "lab.html")
+    assert found.code == 0
+    assert "Held-out runs: median error" in found.out
+    check = json.loads((lab / "lab.check.json").read_text())
+    assert len(check["runs"]) == len(cases("quick"))
+    assert "plotly" in (lab / "lab.html").read_text()
 
 
 def test_it_goes_on_where_it_was_stopped(cli, lab):
