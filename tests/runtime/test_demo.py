@@ -113,6 +113,7 @@ def test_a_real_run_is_replayed_task_by_task(ran: Path) -> None:
         "cpu_attention": "native",
         "cpu_experts": "loop",
         "logits": "last",
+        "gathers": False,
         "tile_rows": 64,
         "small_tile_rows": 16,
     }

@@ -60,11 +60,12 @@ def task(op, step, seconds, **amounts):
 
 
 def test_tasks_of_a_kind_are_one_sample():
-    """Kinds differ by operation, stream, phase, device, number format and share."""
+    """Kinds differ by operation, stream, phase, size, device, number format and share."""
     tasks = [
         task("attention", 0, 9.0, calls=1),
-        task("attention", 1, 1.0, calls=1, bytes={"gpu": 2.0}),
-        task("attention", 2, 2.0, calls=3, bytes={"gpu": 4.0}),
+        task("attention", 1, 1.0, calls=1, bytes={"gpu": 1000.0}),
+        task("attention", 2, 2.0, calls=3, bytes={"gpu": 1010.0}),
+        task("attention", 3, 7.0, calls=1, bytes={"gpu": 2000.0}),
         task("attention", 2, 5.0, dtype="float32"),
         task("attention", 2, 6.0, share=0.5),
         Timed("free", "gpu", 1, NOTHING, 4.0),
@@ -74,10 +75,11 @@ def test_tasks_of_a_kind_are_one_sample():
     assert [(s.where, s.phase, s.seconds) for s in found] == [
         ("here", "prefill", (9.0,)),
         ("here", "decode", (1.0, 2.0)),
+        ("here", "decode", (7.0,)),
         ("here", "decode", (5.0,)),
         ("here", "decode", (6.0,)),
     ]
-    assert found[1].work == Work(device="gpu", calls=2, bytes={"gpu": 3.0})
+    assert found[1].work == Work(device="gpu", calls=2, bytes={"gpu": 1005.0})
 
 
 def test_of_warm_runs_the_first_task_of_a_kind_is_left_out():
