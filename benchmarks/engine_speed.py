@@ -1,6 +1,6 @@
 """Tasks per second of the engines, beside C loops over the same arrays.
 
-Run `python benchmarks/engine_speed.py [--rounds 7] [--plot FILE.html]`. Every round runs each
+Run `python -m benchmarks.engine_speed [--rounds 7] [--plot FILE.html]`. Every round runs each
 contender once, in turn, so that a busy moment of the machine meets all of them; medians are
 printed, with ratios to SimPy and to the branchless C loop. Needs a C compiler (`cc`).
 """

@@ -86,7 +86,7 @@ def machine_of(
     return Machine(
         name=name,
         description=f"{where}; calibrated {facts['date'][:10]}",
-        gpu_name=f"{options.threads[0]} threads of the CPU" if emulated else str(gpu["name"]),
+        gpu_name=_threads(options.threads[0]) if emulated else str(gpu["name"]),
         cpu_name=cpu["model"],
         gpu_bytes=float(budget_bytes(options)),
         cpu_bytes=float(options.host_memory_bytes),
@@ -95,6 +95,10 @@ def machine_of(
         threads=options.threads if emulated else None,
         measured=f"moelab calibrate, {facts['date'][:10]}, {where}, torch {torch}",
     )
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''} of the CPU"
 
 
 def calibrate_from(files: CalibrationFiles, runs: Sequence[Path], based_on: str) -> Calibrated:

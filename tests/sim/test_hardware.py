@@ -1,6 +1,7 @@
 """Hardware presets, their sources and arithmetic, what-ifs, and malformed files."""
 
 from itertools import pairwise
+from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from schedules.errors import BadInput
-from sim.hardware import Amount, Hardware, Rate, hardware_names, load_hardware
+from sim.hardware import CALIBRATIONS, Amount, Hardware, Rate, hardware_names, load_hardware
 
 ALL = {
     "a100-80g-epyc64",
@@ -70,9 +71,32 @@ def t4():
     return load_hardware("gcp-t4-24c")
 
 
-def test_the_presets():
+def test_the_presets(monkeypatch, tmp_path):
+    monkeypatch.setenv(CALIBRATIONS, str(tmp_path))  # calibrated machines have names as well
     assert set(hardware_names()) == ALL
     assert list(hardware_names()) == sorted(ALL)
+
+
+def test_calibrated_machines_have_names(monkeypatch, tmp_path):
+    for name, file in (("lab", "lab"), ("other", "another")):
+        (tmp_path / name).mkdir()
+        text = 'based_on = "gcp-t4-24c"\nname = "NAME"\ndescription = "a test"'
+        (tmp_path / name / f"{file}.toml").write_text(text.replace("NAME", name))
+    monkeypatch.setenv(CALIBRATIONS, str(tmp_path))
+    assert set(hardware_names()) == {*ALL, "lab"}
+    assert load_hardware("lab").description == "a test"
+    with pytest.raises(BadInput, match="did you mean 'lab'"):
+        load_hardware("lob")
+
+
+CALIBRATED = Path(__file__).parents[2] / "calibrations"
+
+
+@pytest.mark.parametrize("path", sorted(CALIBRATED.glob("*/*.toml")), ids=lambda path: path.stem)
+def test_committed_calibrations_can_be_read(path):
+    assert load_hardware(path).name == path.stem == path.parent.name
+    for ending in ("points.jsonl", "operations.jsonl", "facts.json", "check.json"):
+        assert path.with_name(f"{path.stem}.{ending}").is_file()
 
 
 @presets
