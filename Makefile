@@ -47,7 +47,7 @@ test: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 benchmark: $(VENV)/base.stamp
 	$(VENV)/bin/python benchmarks/engine.py

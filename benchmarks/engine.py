@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule
-from sim.api import make_scenario, run
+from sim.api import Question, run
 from sim.cost import Roofline, price
 from sim.engine import simulate_graph
 from sim.scenario import place
@@ -32,7 +32,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def measure(name: str, repeats: int) -> dict[str, float]:
     """Medians for one schedule at S1: microseconds a task for each stage, seconds in all."""
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "mtbench", 128)
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "mtbench", 128).scenario()
     kind, policy = find_schedule(name), make_policy(POLICIES[name])
     schedule = place(scenario, kind, policy)
     cost = Roofline(scenario.hardware)

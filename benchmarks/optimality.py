@@ -14,6 +14,7 @@ from schedules.schedule import find_schedule
 from sim.optimal.optimum import Optimum
 from sim.optimal.question import optimal
 from sim.optimal.solver import Limits
+from sim.question import Question
 
 SCHEDULES = ("cgopipe", "fastdecode", "flexgen", "flexgen-cpu", "zero-inference", "accelerate")
 MACHINES = ("gcp-t4-24c", "gcp-l4-24c")
@@ -51,11 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             batch, micro_batch = S1 if fixed else (None, None)
             found = optimal(
                 name,
-                "mixtral-8x7b",
-                hardware,
-                "mtbench",
-                batch=batch,
-                micro_batch=micro_batch,
+                Question("mixtral-8x7b", hardware, "mtbench", None, batch, micro_batch),
                 periodic=True,
                 limits=Limits(chosen.time_limit),
             )

@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from moelab import __version__, options, run_options
+from moelab.asking import Asked, asks
 from moelab.calibrating import calibrate
 from moelab.comparing_run import compare_run
 from moelab.crossing import crossover
@@ -88,20 +90,10 @@ def list_(
 
 
 @app.command()
+@asks
 def simulate(
     schedule: Annotated[str, typer.Argument(help="A schedule (`moelab list schedules`).")],
-    model: options.Model,
-    hardware: options.Machine,
-    workload: options.Requests,
-    gen_len: options.GenLen = None,
-    batch: options.Batch = None,
-    micro_batch: options.MicroBatch = None,
-    policy: options.PolicyItems = None,
-    padded: options.Padded = None,
-    gpus: options.Gpus = None,
-    seed: options.Seed = 0,
-    routing: options.Routing = "uniform",
-    modify: options.ModifierItems = None,
+    asked: Asked,
     engine: options.Engine = options.EngineName.compiled,
     timeline: Annotated[
         Path | None,
@@ -116,32 +108,16 @@ def simulate(
     """Simulate one schedule over a whole generation: prefill and all decode steps."""
     from moelab.timelines import parse_steps, write_timeline_file
     from reports.tables import results_table
-    from schedules.modifiers import parse_modifiers
-    from schedules.policy import parse_assignments
-    from sim.api import simulate as run
+    from schedules.schedule import find_schedule
+    from sim.api import run
 
     check_target(json)
     check_target(timeline, TIMELINES)
     check_distinct(timeline, json)
     if steps is not None and timeline is None:
         raise BadInput("--steps chooses what a timeline shows; give --timeline FILE as well")
-    values = parse_assignments(policy or [])
-    result = run(
-        schedule,
-        model,
-        hardware,
-        workload,
-        gen_len,
-        batch,
-        micro_batch,
-        values,
-        padded,
-        gpus,
-        seed,
-        routing,
-        parse_modifiers(modify or []),
-        engine.value,
-    )
+    asked = replace(asked, engine=engine.value)
+    result = run(asked.scenario(), find_schedule(schedule), asked.given())
     if timeline is not None:
         phases = parse_steps(steps, result.generation.steps, timeline.suffix)
         write_timeline_file(result.timeline(phases), timeline)
@@ -151,22 +127,12 @@ def simulate(
 
 
 @app.command()
+@asks
 def compare(
-    model: options.Model,
-    hardware: options.Machine,
-    workload: options.Requests,
+    asked: Asked,
     schedules: Annotated[
         list[str] | None, typer.Argument(metavar="[SCHEDULE]...", help="Default: all.")
     ] = None,
-    gen_len: options.GenLen = None,
-    batch: options.Batch = None,
-    micro_batch: options.MicroBatch = None,
-    policy: options.PolicyItems = None,
-    padded: options.Padded = None,
-    gpus: options.Gpus = None,
-    seed: options.Seed = 0,
-    routing: options.Routing = "uniform",
-    modify: options.ModifierItems = None,
     engine: options.Engine = options.EngineName.compiled,
     report: Annotated[
         Path | None,
@@ -177,30 +143,13 @@ def compare(
     """Compare schedules on the same model, machine and workload, each with its best policy."""
     from moelab.timelines import comparison_page
     from reports.tables import results_table
-    from schedules.modifiers import parse_modifiers
-    from schedules.policy import parse_assignments
-    from sim.api import compare as run
+    from sim.api import compare_in
 
     check_target(json)
     check_target(report, (".html",))
     check_distinct(report, json)
-    values = parse_assignments(policy or [])
-    comparison = run(
-        schedules or None,
-        model,
-        hardware,
-        workload,
-        gen_len,
-        batch,
-        micro_batch,
-        values,
-        padded,
-        gpus,
-        seed,
-        routing,
-        parse_modifiers(modify or []),
-        engine.value,
-    )
+    asked = replace(asked, engine=engine.value)
+    comparison = compare_in(asked.scenario(), schedules or None, asked.given())
     found = comparison.to_dict()
     if report is not None:
         comparison_page(comparison, report)

@@ -8,6 +8,7 @@ import typer
 
 from moelab import options
 from moelab.amounts import parse_bytes, parse_rate
+from moelab.asking import Asked, asks
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput
 
@@ -21,6 +22,7 @@ class Over(StrEnum):
     prompt = "prompt"
 
 
+@asks
 def crossover(
     first: Annotated[
         str, typer.Argument(metavar="SCHED_A", help="A schedule (`moelab list schedules`).")
@@ -33,9 +35,7 @@ def crossover(
             "all prompts."
         ),
     ],
-    model: options.Model,
-    hardware: options.Machine,
-    workload: options.Requests,
+    asked: Asked,
     start: Annotated[
         str | None,
         typer.Option(
@@ -55,15 +55,6 @@ def crossover(
     points: Annotated[
         int, typer.Option(help="Values of the grid between whose neighbours changes are sought.")
     ] = 11,
-    gen_len: options.GenLen = None,
-    batch: options.Batch = None,
-    micro_batch: options.MicroBatch = None,
-    policy: options.PolicyItems = None,
-    padded: options.Padded = None,
-    gpus: options.Gpus = None,
-    seed: options.Seed = 0,
-    routing: options.Routing = "uniform",
-    modify: options.ModifierItems = None,
     report: Annotated[
         Path | None,
         typer.Option(help="Write both curves as one page (.html) that opens offline."),
@@ -73,8 +64,6 @@ def crossover(
     """Find where the winner of two schedules changes: at which batch, memory, link or prompt."""
     from reports.crossover_page import write_crossover
     from reports.crossover_table import crossover_table, headline, range_lines
-    from schedules.modifiers import parse_modifiers
-    from schedules.policy import parse_assignments
     from sim.crossover import crossover as run
 
     check_target(json)
@@ -84,18 +73,7 @@ def crossover(
         first,
         second,
         over.value,
-        model,
-        hardware,
-        workload,
-        gen_len,
-        batch,
-        micro_batch,
-        parse_assignments(policy or []),
-        padded,
-        gpus,
-        seed,
-        routing,
-        parse_modifiers(modify or []),
+        asked,
         amount(start, over, "--from"),
         amount(stop, over, "--to"),
         points,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moelab import options
+from moelab.asking import Asked, asks
 from moelab.output import check_distinct, check_target, show, write_json
 from schedules.errors import BadInput
 
@@ -13,20 +14,10 @@ if TYPE_CHECKING:
     from sim.explanation import Explanation
 
 
+@asks
 def explain(
     schedule: Annotated[str, typer.Argument(help="A schedule (`moelab list schedules`).")],
-    model: options.Model,
-    hardware: options.Machine,
-    workload: options.Requests,
-    gen_len: options.GenLen = None,
-    batch: options.Batch = None,
-    micro_batch: options.MicroBatch = None,
-    policy: options.PolicyItems = None,
-    padded: options.Padded = None,
-    gpus: options.Gpus = None,
-    seed: options.Seed = 0,
-    routing: options.Routing = "uniform",
-    modify: options.ModifierItems = None,
+    asked: Asked,
     timeline: Annotated[
         Path | None,
         typer.Option(help="Write the timeline (.html) with the critical path outlined."),
@@ -46,28 +37,12 @@ def explain(
     """Explain where the time goes: the bottleneck, the critical path, idle time, lower bounds."""
     from reports.explain_story import story
     from reports.explain_table import tables
-    from schedules.modifiers import parse_modifiers
-    from schedules.policy import parse_assignments
-    from sim.api import simulate
+    from schedules.schedule import find_schedule
+    from sim.api import run as simulated
     from sim.explain import explain as run
 
     _check(timeline, graph, steps, json)
-    result = simulate(
-        schedule,
-        model,
-        hardware,
-        workload,
-        gen_len,
-        batch,
-        micro_batch,
-        parse_assignments(policy or []),
-        padded,
-        gpus,
-        seed,
-        routing,
-        parse_modifiers(modify or []),
-    )
-    found = run(result)
+    found = run(simulated(asked.scenario(), find_schedule(schedule), asked.given()))
     written = _write(found, timeline, graph, steps)
     values = found.to_dict()
     parts = [part for table in tables(values) for part in ("", table)]

@@ -6,23 +6,14 @@ from typing import Annotated
 import typer
 
 from moelab import options
+from moelab.asking import Asked, asks
 from moelab.output import check_distinct, check_target, show, write_json
 
 
+@asks
 def optimal(
     schedule: Annotated[str, typer.Argument(help="A schedule (`moelab list schedules`).")],
-    model: options.Model,
-    hardware: options.Machine,
-    workload: options.Requests,
-    gen_len: options.GenLen = None,
-    batch: options.Batch = None,
-    micro_batch: options.MicroBatch = None,
-    policy: options.PolicyItems = None,
-    padded: options.Padded = None,
-    gpus: options.Gpus = None,
-    seed: options.Seed = 0,
-    routing: options.Routing = "uniform",
-    modify: options.ModifierItems = None,
+    asked: Asked,
     layers: Annotated[
         int | None, typer.Option(help="Layers of the step (default 2), or of a period (1).")
     ] = None,
@@ -44,8 +35,6 @@ def optimal(
     """Find the best order of a schedule's tasks on the same streams, and prove or bound it."""
     from reports.optimal_page import write_optimal
     from reports.optimal_table import binds, changes_lines, headline, optimal_table, what
-    from schedules.modifiers import parse_modifiers
-    from schedules.policy import parse_assignments
     from sim.optimal.question import optimal as run
     from sim.optimal.solver import Limits
 
@@ -54,18 +43,7 @@ def optimal(
     check_distinct(timeline, json)
     result = run(
         schedule,
-        model,
-        hardware,
-        workload,
-        gen_len,
-        batch,
-        micro_batch,
-        parse_assignments(policy or []),
-        padded,
-        gpus,
-        seed,
-        routing,
-        parse_modifiers(modify or []),
+        asked,
         layers=layers,
         micro_batches=micro_batches,
         periodic=periodic,

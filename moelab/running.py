@@ -55,7 +55,7 @@ def policy_values(
     >>> policy_values(None, 2, ["N=8", "weights_on_gpu=0.5"])
     (8, 2, {'r_w': '0.5'})
     """
-    from sim.api import MOST_SEQUENCES, given_policy
+    from sim.given import MOST_SEQUENCES, given_policy
 
     given = given_policy(batch, micro_batch, parse_assignments(items))
     whole = make_policy({"N": MOST_SEQUENCES, "mu": 1} | given)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from schedules.errors import BadInput
 from schedules.timeline import Timeline
-from sim.api import Comparison
+from sim.comparison import Comparison
 
 
 def parse_steps(text: str | None, last: int, suffix: str) -> list[int]:

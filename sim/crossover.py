@@ -9,18 +9,14 @@ missed; a finer grid finds them.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from schedules.errors import BadInput
-from schedules.model import ModelSpec
-from schedules.modifiers import Modifiers
-from schedules.routing import Routing
-from schedules.workload import Workload
-from sim.api import MOST_SEQUENCES, compare_in, given_policy, make_scenario
+from sim.api import compare_in
 from sim.crossover_result import Crossover, Point
-from sim.hardware_model import Hardware
+from sim.given import MOST_SEQUENCES
 from sim.quantity import Quantity, find_quantity
+from sim.question import Question
 from sim.scenario import Scenario
 
 PRECISION = 0.01  # a change is located to this share of the quantity
@@ -32,18 +28,7 @@ def crossover(
     first: str,
     second: str,
     over: str,
-    model: str | Path | ModelSpec,
-    hardware: str | Path | Hardware,
-    workload: str | Path | Workload,
-    gen_len: int | None = None,
-    batch: int | None = None,
-    micro_batch: int | None = None,
-    policy: Mapping[str, Any] | None = None,
-    padded: bool | None = None,
-    gpus: int | None = None,
-    seed: int = 0,
-    routing: str | Path | Routing = "uniform",
-    modifiers: Mapping[str, Any] | Modifiers | None = None,
+    asked: Question,
     start: float | None = None,
     stop: float | None = None,
     points: int = POINTS,
@@ -55,19 +40,14 @@ def crossover(
     first, second: names of schedules.
     over: what is varied: `batch` (N, sequences), `gpu-memory` (bytes of each GPU), `pcie` (bytes/s,
         sustained, host to device) or `prompt` (tokens of every prompt).
-    start, stop: the range, in that unit; None: the usual one.
+    asked: on which model, machine and workload; what it leaves open of the policy is searched at
+        every point for each schedule. Where N is varied, a micro-batch is at most the batch.
+    start, stop: the range, in the unit of what is varied; None: the usual one.
     points: values of the grid, both ends included.
-
-    The others as in `compare`: what the policy leaves open is searched at every point for each
-    schedule. Where N is varied, a micro-batch is at most the batch.
 
     Raises `BadInput` for what is unknown or impossible.
     """
-    scenario = make_scenario(
-        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
-    )
-    quantity = find_quantity(over)
-    given = given_policy(batch, micro_batch, policy)
+    scenario, quantity, given = asked.scenario(), find_quantity(over), asked.given()
     _check(first, second, quantity, given)
     grid = _grid(quantity, _ends(quantity, scenario, start, stop), points)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any, Literal, NamedTuple
 
-from sim.api import Comparison, Unfeasible
+from sim.comparison import Comparison, Unfeasible
 from sim.quantity import Quantity
 from sim.scenario import Scenario
 

@@ -2,24 +2,17 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from schedules.errors import BadInput
 from schedules.graph import FloatArray, TaskGraph
-from schedules.model import ModelSpec
-from schedules.modifiers import Modifiers
 from schedules.policy import Policy, make_policy
-from schedules.routing import Routing
 from schedules.schedule import Schedule, find_schedule
 from schedules.timeline import Timeline
-from schedules.workload import Workload
-from sim.api import given_policy, make_scenario
 from sim.cost import Roofline
 from sim.generation import Phase
-from sim.hardware_model import Hardware
 from sim.optimal.changes import cyclic_changes, window_changes
 from sim.optimal.cycle import Cycle, cycle, recorded_layers, unrolled
 from sim.optimal.greedy import greedy
@@ -32,6 +25,7 @@ from sim.optimal.skews import skews
 from sim.optimal.solver import Limits
 from sim.optimal.tight import Turns
 from sim.phase_frame import phase_frame
+from sim.question import Question
 from sim.scenario import Scenario
 from sim.search import best_policy
 from sim.times import Run
@@ -48,18 +42,7 @@ STEADY = 1e-6
 
 def optimal(
     schedule: str,
-    model: str | Path | ModelSpec,
-    hardware: str | Path | Hardware,
-    workload: str | Path | Workload,
-    gen_len: int | None = None,
-    batch: int | None = None,
-    micro_batch: int | None = None,
-    policy: Mapping[str, Any] | None = None,
-    padded: bool | None = None,
-    gpus: int | None = None,
-    seed: int = 0,
-    routing: str | Path | Routing = "uniform",
-    modifiers: Mapping[str, Any] | Modifiers | None = None,
+    asked: Question,
     layers: int | None = None,
     micro_batches: int | None = None,
     periodic: bool = False,
@@ -69,7 +52,8 @@ def optimal(
 
     Parameters
     ----------
-    schedule, ..., modifiers: as of `sim.api.simulate`; the policy is searched for the whole model.
+    schedule: name of a schedule.
+    asked: on which model, machine and workload; the policy is searched for the whole model.
     layers: of the step (2 when left out), or of the period (1).
     micro_batches: of the batch only so many, of `micro_batch` sequences each; None: all.
     periodic: the period of the steady state, not the makespan of a step.
@@ -81,12 +65,10 @@ def optimal(
     layers = layers if layers is not None else 1 if periodic else 2
     if layers < 1:
         raise BadInput(f"{layers} layers were asked for; it must be 1 or more")
-    whole = make_scenario(
-        model, hardware, workload, gen_len, padded, gpus, seed, routing, modifiers
-    )
+    whole = asked.scenario()
     if periodic:
         _check_repeats(whole, kind)
-    found = _policy(whole, kind, given_policy(batch, micro_batch, policy))
+    found = _policy(whole, kind, asked.given())
     count = max(recorded_layers(layers), WARM + (DRAWN + 2) * layers) if periodic else layers
     scenario, found = cut(whole, kind, found, count, micro_batches)
     step = recorded(scenario, kind, found)

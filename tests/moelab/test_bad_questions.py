@@ -185,7 +185,7 @@ def test_a_run_that_fails_has_another_exit_code(cli, monkeypatch):
     def failing(*_):
         raise MoelabError("the run broke")
 
-    monkeypatch.setattr("sim.api.simulate", failing)
+    monkeypatch.setattr("sim.api.run", failing)
     end = cli("simulate", "cgopipe", *QUESTION.split(), "--json", "-")
     assert (end.code, end.out, end.err) == (1, "", "moelab: the run broke\n")
 

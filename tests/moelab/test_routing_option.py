@@ -9,7 +9,7 @@ from schedules.routing_presets import load_routing
 from schedules.routing_statistics import draw_routing
 from schedules.routing_table import write_routing
 from sim import compare, simulate
-from sim.api import make_scenario
+from sim.api import Question
 
 SWITCH = ["-m", "switch-base-8", "-H", "gcp-t4-24c", "-w", "random-12-4", "-N", "4"]
 ASKED = ("switch-base-8", "gcp-t4-24c", "random-12-4")
@@ -71,7 +71,7 @@ def test_compare_takes_it_too(cli, tmp_path):
 
 
 def test_a_routing_object_has_a_seed_of_its_own():
-    scenario = make_scenario(*ASKED, routing=Routing(seed=5))
+    scenario = Question(*ASKED, routing=Routing(seed=5)).scenario()
     assert scenario.routing.seed == 5
     assert compare(["on-demand"], *ASKED, batch=2, routing=Routing(seed=5)).feasible
 
@@ -101,4 +101,4 @@ def test_mistakes(cli, tmp_path, command, name, said):
 
 def test_a_seed_beside_a_routing_object():
     with pytest.raises(BadInput, match="seed 2 is given with a routing that has its own, 0"):
-        make_scenario(*ASKED, seed=2, routing=Routing())
+        Question(*ASKED, seed=2, routing=Routing()).scenario()

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule
-from sim.api import make_scenario, run
+from sim.api import Question, run
 from sim.causes import Times, times_of
 from sim.events import events_of
 from sim.result import Result
@@ -27,7 +27,7 @@ def times_of_program(program: Program) -> Times:
 def small(name: str, model="mixtral-8x7b", hardware="gcp-t4-24c", gen_len=3, layers=2) -> Result:
     """A schedule with 8 sequences and few layers."""
     kind = find_schedule(name)
-    scenario = make_scenario(model, hardware, "mtbench", gen_len)
+    scenario = Question(model, hardware, "mtbench", gen_len).scenario()
     scenario = replace(scenario, model=scenario.model.with_layers(layers))
     return run(scenario, kind, make_policy({"N": 8, "mu": 8 if kind.one_batch else 4}))
 

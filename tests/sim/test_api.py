@@ -1,39 +1,23 @@
 """The library's front door: `from sim import simulate, compare`."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from schedules.errors import BadInput, Infeasible
-from schedules.lengths import Listed
 from schedules.model_presets import load_model
 from schedules.policy import Policy, make_policy
 from schedules.schedule import find_schedule
 from schedules.timeline import Timeline
-from schedules.workload import Workload
 from schedules.workload_presets import load_workload
 from sim import Comparison, compare, simulate
-from sim.api import Unfeasible, given_policy, make_scenario, run
+from sim.api import Unfeasible, run
 from sim.cost import Roofline
 from sim.hardware import load_hardware
 
 S1 = ("mixtral-8x7b", "gcp-t4-24c", "mtbench")  # MoE-Lightning's first setting
 SMALL = (*S1, 3, 8, 2)
-MIXTRAL = {
-    "model_type": "mixtral",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
-    "vocab_size": 32000,
-    "max_position_embeddings": 32768,
-    "torch_dtype": "float16",
-}
 ORDER = ["cgopipe", "fastdecode", "flexgen", "flexgen-cpu"]
 ORDER += ["on-demand", "zero-inference", "accelerate"]
 
@@ -56,57 +40,6 @@ def test_objects_instead_of_names(small):
     model, hardware, workload = load_model(S1[0]), load_hardware(S1[1]), load_workload(S1[2])
     found = simulate("cgopipe", model, hardware, workload, 3, 8, 2)
     assert found.to_dict() == small.to_dict()
-
-
-@pytest.mark.parametrize("kind", [str, Path])
-def test_paths_instead_of_names(tmp_path, kind):
-    (tmp_path / "box.toml").write_text(
-        'based_on = "gcp-t4-24c"\nname = "box"\ndescription = "as the preset"\n'
-    )
-    (tmp_path / "w.csv").write_text("prompt_len\n10\n30\n")
-    (tmp_path / "config.json").write_text(json.dumps(MIXTRAL))
-    found = simulate(
-        "cgopipe",
-        kind(tmp_path),
-        kind(tmp_path / "box.toml"),
-        kind(tmp_path / "w.csv"),
-        gen_len=2,
-        batch=4,
-        micro_batch=2,
-        padded=False,
-    )
-    lengths = Listed(lengths=(10, 30))
-    workload = Workload(name="w", prompt_lengths=lengths, gen_len=2, padded=False, source="-")
-    expected = simulate("cgopipe", *S1[:2], workload, batch=4, micro_batch=2)
-    assert found.makespan_s == expected.makespan_s
-    assert found.scenario.hardware.name == "box"
-    assert found.scenario.model.parameters == load_model(S1[0]).parameters
-
-
-def test_changes_to_a_workload_object():
-    """A generation length beside an object counts, as it does beside a name."""
-    workload = load_workload("mtbench")
-    found = simulate("cgopipe", *S1[:2], workload, 3, 8, 2, padded=False)
-    by_name = simulate("cgopipe", *S1, 3, 8, 2, padded=False)
-    assert found.scenario.workload.gen_len == 3
-    assert found.scenario.workload.padded is False
-    assert found.to_dict() == by_name.to_dict()
-    assert load_workload("mtbench") == workload
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"gen_len": 0}, "gen_len is 0"),
-        ({"gen_len": 2.5}, r"gen_len is 2\.5"),
-        ({"gen_len": float("nan")}, "gen_len is nan"),
-        ({"padded": "yes"}, "workload mtbench: padded is 'yes'"),
-        ({"seed": -1}, "seed is -1; it must be >= 0"),
-    ],
-)
-def test_impossible_changes(changes, message):
-    with pytest.raises(BadInput, match=message):
-        make_scenario(*S1[:2], load_workload("mtbench"), **changes)
 
 
 @pytest.mark.parametrize(
@@ -181,56 +114,6 @@ def test_padding_costs_time(small):
 
 
 @pytest.mark.parametrize(
-    ("given", "values"),
-    [
-        ((None, None, None), {}),
-        ((8, None, None), {"N": 8}),
-        ((8, 2, {"r_w": 0.1}), {"N": 8, "mu": 2, "r_w": 0.1}),
-        ((None, None, {"batch": 8, "micro_batch": 2}), {"N": 8, "mu": 2}),
-        ((None, 2, {"batch_size": 8}), {"N": 8, "mu": 2}),
-        ((None, None, {"micro_batch_size": "4"}), {"mu": "4"}),
-        ((8, None, {"weights_on_gpu": 0.1, "attention_on_gpu": 1}), {"N": 8, "r_w": 0.1, "A_g": 1}),
-        ((None, None, {"cache_on_gpu": 1, "activations_on_gpu": 0}), {"r_c": 1, "r_h": 0}),
-    ],
-)
-def test_standard_names(given, values):
-    assert given_policy(*given) == values
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ((8, None, {"N": 4}), "N is given twice, as 4 and as 8"),
-        ((None, 2, {"mu": 2}), "mu is given twice"),
-        ((None, None, {"r_w": 0.1, "weights_on_gpu": 0.2}), "r_w is given twice"),
-        ((8, 16, None), "mu = 16 is larger than the batch N = 8"),
-        ((0, None, None), "N = 0"),
-        ((8.5, None, None), r"N = 8\.5: input should be a valid integer"),
-        ((float("nan"), None, None), "N = nan"),
-        ((None, -3, None), "^policy: mu = -3"),
-        ((None, None, {"r_w": None}), "r_w = None"),
-        ((None, None, {"r_w": float("nan")}), "r_w = nan: input should be a finite number"),
-        ((None, None, {"r_w": 1.5}), "r_w = 1.5"),
-        ((None, None, {"A_g": 2}), "A_g = 2"),
-        ((None, None, {"pool": "gpu"}), "unknown key 'pool'"),
-        ((100_001, None, None), "N = 100001; a batch has at most 100,000 sequences"),
-        ((100_000, 9, None), "make 11,112 micro-batches; a batch has at most 10,000"),
-    ],
-)
-def test_impossible_policies(given, message):
-    with pytest.raises(BadInput, match=message):
-        given_policy(*given)
-    with pytest.raises(BadInput, match=message):
-        simulate("cgopipe", *S1, 3, *given)
-    with pytest.raises(BadInput, match=message):
-        compare(["cgopipe", "flexgen"], *S1, 3, *given)
-
-
-def test_the_largest_batch_can_be_asked_for():
-    assert given_policy(100_000, 10, None) == {"N": 100_000, "mu": 10}
-
-
-@pytest.mark.parametrize(
     ("name", "policy", "message"),
     [
         ("zero-inference", {"r_w": 0.5}, "has no use for r_w = 0.5; it takes N, mu, pinned"),
@@ -287,17 +170,6 @@ def test_several_schedules(small):
         "results": [first.to_dict(), misfit.to_dict(), last.to_dict()],
         "winner": found.winner,
     }
-
-
-def test_comparison_as_a_table():
-    found = compare(["cgopipe", "gpu-only"], *SMALL)
-    table = found.to_pandas()
-    assert table["schedule"].tolist() == ["cgopipe", "gpu-only"]
-    assert table["feasible"].tolist() == [True, False]
-    assert np.isnan(table["throughput_tok_s"][1])
-    page = found._repr_html_()
-    assert page.startswith("<table")
-    assert "gpu-only" in page
 
 
 def test_none_can_run():

@@ -8,7 +8,7 @@ import pytest
 from schedules.graph import RecordingIssuer
 from schedules.schedule import find_schedule
 from schedules.task import Work
-from sim.api import make_scenario, run
+from sim.api import Question, run
 from sim.channels import loads
 from sim.cost import Roofline
 from sim.hardware import load_hardware
@@ -78,7 +78,9 @@ def machine(**channels):
 
 
 def results(name, engine="compiled", **channels):
-    scenario = make_scenario("mixtral-8x7b", machine(**channels), "fixed-64", 4, engine=engine)
+    scenario = Question(
+        "mixtral-8x7b", machine(**channels), "fixed-64", 4, engine=engine
+    ).scenario()
     scenario = replace(scenario, model=scenario.model.with_layers(2))
     one = find_schedule(name).one_batch
     return run(scenario, find_schedule(name), {"N": 12, "mu": 12 if one else 4})

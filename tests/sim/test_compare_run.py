@@ -11,7 +11,7 @@ from schedules.errors import BadInput
 from schedules.policy import make_policy
 from schedules.schedule import schedules
 from schedules.task import Work
-from sim.api import make_scenario
+from sim.api import Question
 from sim.compare_result import CLOCKS, RunComparison
 from sim.compare_run import clocks_of
 from sim.cost import Roofline
@@ -120,7 +120,7 @@ def test_the_parts_add_up(name, data, speed: float, seconds: float) -> None:
 @pytest.mark.parametrize("name", ["cgopipe", "flexgen-cpu", "fastdecode"])
 def test_contention_is_in_the_simulated_durations(name) -> None:
     """Given as durations, the contended seconds lead to the same times without any channel."""
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "mtbench", 3)
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "mtbench", 3).scenario()
     scenario = replace(scenario, model=scenario.model.with_layers(2))
     case = Case(scenario, schedules()[name], make_policy({"N": 4, "mu": 2}))
     channels = {"cpu": Amount(value=8e9, source="made up for tests")}

@@ -14,7 +14,7 @@ from schedules.policy import make_policy
 from schedules.schedule import find_schedule, schedules
 from schedules.task import NOTHING
 from sim import batch, compiled, engine, kernels
-from sim.api import make_scenario
+from sim.api import Question
 from sim.cost import Roofline, price
 from sim.deadlock import Stuck
 from sim.engines import ENGINES
@@ -152,7 +152,7 @@ def test_many_scenarios_at_once(timed, count, one_thread):
 
 
 def test_scenarios_by_work():
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "fixed-16", gen_len=2)
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "fixed-16", gen_len=2).scenario()
     schedule = place(scenario, find_schedule("cgopipe"), make_policy({"N": 8, "mu": 2}))
     graph, costs = issue_phase(schedule, 1), []
     for factor in (1, 2, 4):
@@ -194,7 +194,7 @@ def test_what_an_issuer_records(program):
 @pytest.mark.parametrize("name", sorted(schedules()))
 @pytest.mark.parametrize("model", ["mixtral-8x7b", "qwen3-30b-a3b", "switch-base-8"])
 def test_every_schedule(name, model):
-    scenario = make_scenario(model, "gcp-t4-208g", "fixed-16", gen_len=4)
+    scenario = Question(model, "gcp-t4-208g", "fixed-16", gen_len=4).scenario()
     scenario = replace(scenario, model=scenario.model.with_layers(3))
     kind = find_schedule(name)
     policy = make_policy({"N": 3, "mu": 3 if kind.one_batch else 2})

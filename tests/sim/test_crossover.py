@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.errors import BadInput
-from sim.api import Comparison, compare, compare_in
+from sim.api import Comparison, Question, compare, compare_in
 from sim.crossover import PRECISION, crossover, refine
 from sim.crossover_result import Verdict, verdict_of
 
@@ -121,9 +121,7 @@ def test_verdicts(monkeypatch, speeds, expected):
 @pytest.fixture(scope="module")
 def batches():
     """On-demand copies only the experts in use, prefetch-all hides the copies of all eight."""
-    return crossover(
-        "on-demand", "prefetch-all", "batch", *S1, gen_len=3, start=1, stop=32, points=3
-    )
+    return crossover("on-demand", "prefetch-all", "batch", Question(*S1, 3), 1, 32, 3)
 
 
 def test_one_crossing_over_the_batch(batches):
@@ -159,26 +157,14 @@ def test_plain_values(batches):
 
 
 def test_the_order_of_the_two_does_not_matter(batches):
-    turned = crossover(
-        "prefetch-all", "on-demand", "batch", *S1, gen_len=3, start=1, stop=32, points=3
-    )
+    turned = crossover("prefetch-all", "on-demand", "batch", Question(*S1, 3), 1, 32, 3)
     assert turned.crossings() == batches.crossings()
 
 
 def test_a_winner_by_default():
     """All experts of Switch-Base-8 fit from some memory on."""
-    found = crossover(
-        "gpu-only",
-        "on-demand",
-        "gpu-memory",
-        *SWITCH,
-        gen_len=2,
-        batch=1,
-        micro_batch=1,
-        start=1e9,
-        stop=16e9,
-        points=3,
-    )
+    asked = Question(*SWITCH, gen_len=2, batch=1, micro_batch=1)
+    found = crossover("gpu-only", "on-demand", "gpu-memory", asked, 1e9, 16e9, 3)
     assert [r.verdict for r in found.ranges] == [
         Verdict("on-demand", "alone"),
         Verdict("gpu-only", "faster"),
@@ -192,8 +178,7 @@ def test_a_winner_by_default():
 
 
 def test_no_crossing_over_pcie_and_faster_links_slow_nobody():
-    ends = {"start": 5e9, "stop": 20e9, "points": 3}
-    found = crossover("cgopipe", "accelerate", "pcie", *S1, 2, 8, 8, **ends)
+    found = crossover("cgopipe", "accelerate", "pcie", Question(*S1, 2, 8, 8), 5e9, 20e9, 3)
     assert found.crossings() == []
     assert [p.value for p in found.points] == pytest.approx([5e9, 10e9, 20e9])
     assert {p.verdict for p in found.points} == {Verdict("cgopipe", "faster")}
@@ -203,16 +188,15 @@ def test_no_crossing_over_pcie_and_faster_links_slow_nobody():
 
 
 def test_over_the_prompt_all_prompts_have_its_length():
-    found = crossover(
-        "cgopipe", "flexgen", "prompt", *S1, 2, 8, 4, start=64, stop=100, points=2, padded=True
-    )
+    asked = Question(*S1, 2, 8, 4, padded=True)
+    found = crossover("cgopipe", "flexgen", "prompt", asked, 64, 100, 2)
     for point in found.points:
         for result in point.comparison.results:
             assert result.scenario.workload.longest == point.value
 
 
 def test_a_micro_batch_is_at_most_the_batch():
-    found = crossover("cgopipe", "flexgen", "batch", *S1, 2, None, 4, start=2, stop=8, points=3)
+    found = crossover("cgopipe", "flexgen", "batch", Question(*S1, 2, None, 4), 2, 8, 3)
     policies = [r.policy for p in found.points for r in p.comparison.results]
     assert {(p.N, p.mu) for p in policies} >= {(2, 2), (4, 4), (8, 4)}
 
@@ -226,7 +210,7 @@ def test_equal_schedules(monkeypatch):
         return Comparison((found, found))
 
     monkeypatch.setattr(module, "compare_in", twice)
-    found = crossover("cgopipe", "flexgen", "batch", *S1, 2, None, 2, start=2, stop=8, points=3)
+    found = crossover("cgopipe", "flexgen", "batch", Question(*S1, 2, None, 2), 2, 8, 3)
     assert [r.verdict for r in found.ranges] == [Verdict(None, "equal")]
     assert found.crossings() == []
 
@@ -237,7 +221,6 @@ def test_equal_schedules(monkeypatch):
 @pytest.mark.parametrize(
     ("over", "changes", "message"),
     [
-        ("batch", {"batch": 8}, r"the batch is what is varied; it cannot be given as N = 8 too"),
         ("batch", {"start": 0}, r"the range of batch begins at 0; it must be above 0"),
         ("batch", {"start": 1.5}, r"the range of batch begins at 1\.5, not at a whole number"),
         ("batch", {"start": 8, "stop": 8}, r"goes from 8 to 8 sequences; it must end above"),
@@ -251,14 +234,19 @@ def test_equal_schedules(monkeypatch):
 )
 def test_impossible_ranges(over, changes, message):
     with pytest.raises(BadInput, match=message):
-        crossover("cgopipe", "flexgen", over, *S1, gen_len=2, **changes)
+        crossover("cgopipe", "flexgen", over, Question(*S1, gen_len=2), **changes)
+
+
+def test_a_batch_that_is_varied_and_given():
+    with pytest.raises(BadInput, match=r"is what is varied; it cannot be given as N = 8 too"):
+        crossover("cgopipe", "flexgen", "batch", Question(*S1, gen_len=2, batch=8))
 
 
 def test_one_schedule_with_itself():
     with pytest.raises(BadInput, match="two schedules, and both are 'cgopipe'"):
-        crossover("cgopipe", "cgopipe", "batch", *S1)
+        crossover("cgopipe", "cgopipe", "batch", Question(*S1))
 
 
 def test_an_unknown_schedule():
     with pytest.raises(BadInput, match="unknown schedule 'cgopip', did you mean 'cgopipe'"):
-        crossover("cgopip", "flexgen", "batch", *S1, gen_len=2)
+        crossover("cgopip", "flexgen", "batch", Question(*S1, 2))

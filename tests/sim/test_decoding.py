@@ -7,7 +7,7 @@ import pytest
 
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule
-from sim.api import make_scenario
+from sim.api import Question
 from sim.cost import Roofline
 from sim.decoding import kinds, steps_between
 from sim.generation import issue_phase
@@ -15,7 +15,7 @@ from sim.scenario import place
 
 
 def foretold(gen_len=9):
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "mtbench", gen_len=gen_len)
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "mtbench", gen_len=gen_len).scenario()
     schedule = place(scenario, find_schedule("cgopipe"), make_policy({"N": 6, "mu": 2}))
     cost = Roofline(scenario.hardware)
     first, last = (issue_phase(schedule, step) for step in (1, gen_len - 1))

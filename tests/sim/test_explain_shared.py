@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from schedules.schedule import find_schedule, schedules
-from sim.api import make_scenario, run
+from sim.api import Question, run
 from sim.explain import explain
 from sim.explanation import TABLES
 from sim.hardware import load_hardware
@@ -35,7 +35,7 @@ def test_parts_add_up(name):
 def test_parts_of_two_gpus_add_up(name, channels):
     amounts = {k: Amount(value=v, source="made up for this test") for k, v in channels.items()}
     hardware = load_hardware("gcp-t4x2-32c").model_copy(update={"channels": amounts})
-    scenario = make_scenario("mixtral-8x7b", hardware, "fixed-64", 4)
+    scenario = Question("mixtral-8x7b", hardware, "fixed-64", 4).scenario()
     scenario = replace(scenario, model=scenario.model.with_layers(2))
     kind = find_schedule(name)
     found = explain(run(scenario, kind, {"N": 16, "mu": 16 if kind.one_batch else 4}))

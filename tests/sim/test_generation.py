@@ -13,7 +13,7 @@ from schedules.model_presets import load_model
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule, schedules
 from schedules.workload import Workload
-from sim.api import make_scenario
+from sim.api import Question
 from sim.cost import Roofline, price
 from sim.engine import simulate_graph
 from sim.generation import Generation, Phase, simulate_phase
@@ -173,7 +173,7 @@ class Declared(CGOPipe):
 
 @pytest.mark.parametrize(("kind", "odd"), [(Twice, 4), (Declared, 2)])
 def test_steps_that_are_not_alike_are_all_simulated(kind, odd):
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "mtbench", gen_len=8)
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "mtbench", gen_len=8).scenario()
     scenario = replace(scenario, model=scenario.model.with_layers(2))
     policy = make_policy({"N": 4, "mu": 2})
     generation = Generation(place(scenario, kind, policy), Roofline(scenario.hardware))

@@ -11,7 +11,7 @@ from schedules.errors import BadInput
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule
 from sim import compiled, engines, interpreted
-from sim.api import make_scenario
+from sim.api import Question
 from sim.cost import Roofline
 from sim.decoding import Steps
 from sim.engines import engine
@@ -57,7 +57,7 @@ def test_steps_are_those_of_the_kernels_to_the_bit(timed, count, short):
 
 
 def generation(name, hardware, n, mu):
-    scenario = make_scenario("mixtral-8x7b", hardware, "mtbench", 6)
+    scenario = Question("mixtral-8x7b", hardware, "mtbench", 6).scenario()
     kind = find_schedule(name)
     schedule = place(scenario, kind, make_policy({"N": n, "mu": mu}))
     return Generation(schedule, Roofline(scenario.hardware, scenario.gpus_for(kind)))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.errors import BadInput
-from sim.api import make_scenario, simulate
+from sim.api import Question, simulate
 from sim.hardware import load_hardware
 from sim.quantity import QUANTITIES, find_quantity, with_gpu_memory, with_pcie
 
@@ -14,7 +14,7 @@ S1 = ("mixtral-8x7b", "gcp-t4-24c", "mtbench")
 
 @pytest.fixture(scope="module")
 def scenario():
-    return make_scenario(*S1)
+    return Question(*S1).scenario()
 
 
 def test_names():
@@ -42,8 +42,8 @@ def test_usual_ranges(scenario):
 
 def test_prompts_end_where_the_model_has_no_positions():
     usual = QUANTITIES["prompt"].usual
-    assert usual(make_scenario("opt-6.7b", *S1[1:], gen_len=48)) == (32, 2000)
-    assert usual(make_scenario("switch-base-8", *S1[1:], gen_len=48)) == (32, 4096)
+    assert usual(Question("opt-6.7b", *S1[1:], gen_len=48).scenario()) == (32, 2000)
+    assert usual(Question("switch-base-8", *S1[1:], gen_len=48).scenario()) == (32, 4096)
 
 
 def test_gpu_memory(scenario):
@@ -84,7 +84,7 @@ def test_pageable_copies_gain_at_most_what_the_link_gains(rate, name):
 
 @given(st.floats(1e8, 1e13))
 def test_the_own_value_of_the_changed_machine_is_the_value(value):
-    scenario = make_scenario(*S1)
+    scenario = Question(*S1).scenario()
     for name in ("gpu-memory", "pcie"):
         found = QUANTITIES[name]
         assert found.own(found.changed(scenario, value)) == pytest.approx(value, rel=1e-12)

@@ -14,7 +14,7 @@ from schedules.batch import CGOPipe, FastDecode
 from schedules.kernels import Kernels
 from schedules.policy import make_policy
 from sim import simulate
-from sim.api import make_scenario
+from sim.api import Question
 from sim.cost import Roofline
 from sim.generation import simulate_phase
 from sim.hardware import load_hardware
@@ -109,7 +109,7 @@ class IdealBlock(FastDecode):
 
 
 def middle_step(kind):
-    scenario = make_scenario(*S1)
+    scenario = Question(*S1).scenario()
     schedule = place(scenario, kind, make_policy({"N": 504, "mu": 36}))
     return simulate_phase(schedule, STEP, Roofline(scenario.hardware))
 

@@ -14,7 +14,7 @@ from schedules.errors import BadInput, Infeasible, MoelabError
 from schedules.graph import TaskGraph, Wait
 from schedules.task import NOTHING
 from sim import compiled, engine
-from sim.api import make_scenario, run
+from sim.api import Question, run
 from sim.deadlock import Stuck
 from sim.engines import ENGINES
 from sim.engines import engine as engine_named
@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("simulate_graph", [engine.simulate_graph, compile
 
 
 def mistake(kind, engine_name, error=MoelabError, micro_batch=1):
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "fixed-16", 40, engine=engine_name)
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "fixed-16", 40, engine=engine_name).scenario()
     with pytest.raises(error) as found:
         run(scenario, kind, {"N": 2, "mu": micro_batch})
     assert "\n" not in str(found.value)
@@ -82,7 +82,7 @@ def test_layers_that_never_release_are_all_issued(name):
 
 def test_a_leak_that_fits_is_none():
     """Ten pages, where there is room for fourteen; every step is issued, for each takes one."""
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "fixed-16", 11)
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "fixed-16", 11).scenario()
     found = run(scenario, starving.Leak, {"N": 2, "mu": 1})
     assert (
         found.peak_memory_bytes["gpu"] == 12 * starving.GB

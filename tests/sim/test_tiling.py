@@ -13,7 +13,7 @@ from schedules.model_presets import load_model
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule, schedules
 from schedules.task import Work
-from sim.api import make_scenario
+from sim.api import Question
 from sim.generation import issue_phase
 from sim.scenario import place
 from sim.tiling import ISSUED, can_tile, tiled
@@ -33,7 +33,7 @@ def issued_whole(schedule, step):
 
 def placed_twice(name, model, layers, policy, gpus=1):
     hardware = "gcp-t4-208g" if gpus == 1 else "gcp-t4x4-32c"
-    scenario = make_scenario(model, hardware, "fixed-16", gen_len=5, gpus=gpus)
+    scenario = Question(model, hardware, "fixed-16", gen_len=5, gpus=gpus).scenario()
     scenario = replace(scenario, model=scenario.model.with_layers(layers))
     kind = find_schedule(name)
     mu = policy["N"] if kind.one_batch else policy["mu"]

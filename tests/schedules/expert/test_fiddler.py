@@ -12,7 +12,7 @@ from schedules.graph import RecordingIssuer
 from schedules.model_presets import load_model
 from schedules.policy import make_policy
 from schedules.routing import Routing
-from sim.api import make_scenario
+from sim.api import Question
 from sim.scenario import place
 
 OPS = {
@@ -210,7 +210,7 @@ def test_where_none_is_popular_all_layers_keep_the_same(lab):
 
 def test_as_many_stay_as_fit():
     """In 95 % of the T4's memory, beside all else; one more would not."""
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "mtbench")
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "mtbench").scenario()
     schedule = place(scenario, Fiddler, make_policy({"N": 4, "mu": 4}))
     pool = schedule.node.issuer.pools["gpu"]
     kept = sum(map(len, schedule.popular.values()))
@@ -252,7 +252,7 @@ def test_limits(lab):
         lab.build(Fiddler, 4, mu=4, gpus=2)
     with pytest.raises(BadInput, match="no use for sync = True"):
         build(lab, sync=True)
-    scenario = make_scenario("mixtral-8x7b", "gcp-t4-24c", "mtbench")
+    scenario = Question("mixtral-8x7b", "gcp-t4-24c", "mtbench").scenario()
     half = make_policy({"N": 1, "mu": 1, "experts_on_gpu": 0.5})
     with pytest.raises(Infeasible, match=r"pool 'gpu' is too small: 'popular experts\["):
         place(scenario, Fiddler, half)

@@ -1,26 +1,28 @@
 """The schedules' own orders against the best: decode steps and steady states."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from schedules.errors import BadInput, Infeasible
 from schedules.policy import make_policy
 from schedules.schedule import find_schedule
-from sim.api import make_scenario
 from sim.optimal.cycle import cycle
 from sim.optimal.period import best_period
 from sim.optimal.question import guesses, optimal, settled
 from sim.optimal.recorded import cut, recorded
 from sim.optimal.solver import Limits
+from sim.question import Question
 from tests.sim.optimal.test_period import judge_period
 
 S1 = ("mixtral-8x7b", "gcp-t4-24c", "mtbench")
 QUICK = Limits(1.0)
-SMALL = {"batch": 144, "micro_batch": 36, "limits": Limits(1.0)}
+SMALL = Question(*S1, batch=144, micro_batch=36)
 
 
 def test_cgopipe_is_optimal_in_the_steady_state_of_s1():
-    found = optimal("cgopipe", *S1, batch=504, micro_batch=36, periodic=True)
+    found = optimal("cgopipe", Question(*S1, batch=504, micro_batch=36), periodic=True)
     assert (found.status, found.form, found.layers, found.tasks) == ("optimal", "period", 1, 98)
     assert found.gap == pytest.approx(0, abs=1e-9)
     assert found.bound_s == pytest.approx(found.bounds_s["pin"])
@@ -31,28 +33,28 @@ def test_cgopipe_is_optimal_in_the_steady_state_of_s1():
     [("fastdecode", "places", 36), ("zero-inference", "h2d", 60), ("accelerate", "places", 60)],
 )
 def test_schedules_whose_memory_or_link_binds(name, binds, sequences):
-    found = optimal(name, *S1, batch=sequences, micro_batch=sequences, periodic=True)
+    found = optimal(name, Question(*S1, batch=sequences, micro_batch=sequences), periodic=True)
     assert found.status == "optimal"
     assert found.schedule_s == pytest.approx(found.bounds_s[binds])
 
 
-GPU_ONLY = ("gpu-only", "switch-base-8", "a100-80g-epyc64", "fixed-64")
+GPU_ONLY = Question("switch-base-8", "a100-80g-epyc64", "fixed-64", 8, batch=8, micro_batch=4)
 
 
 def test_gpu_only_has_nothing_to_gain():
-    found = optimal(*GPU_ONLY, batch=8, micro_batch=4, gen_len=8, limits=Limits(1.0))
+    found = optimal("gpu-only", GPU_ONLY, limits=Limits(1.0))
     assert (found.status, found.gap) == ("optimal", pytest.approx(0, abs=1e-9))
     assert found.bound_s == pytest.approx(found.bounds_s["gpu"])
 
 
 def test_a_schedule_that_does_not_go_layer_by_layer_has_no_period():
     with pytest.raises(BadInput, match="layers 3 and 4 differ, so no period of 1 layer repeats"):
-        optimal(*GPU_ONLY, batch=8, micro_batch=4, gen_len=8, periodic=True)
+        optimal("gpu-only", GPU_ONLY, periodic=True)
 
 
 @pytest.mark.parametrize("periodic", [False, True])
 def test_flexgen_gains_by_a_better_order(periodic):
-    found = optimal("flexgen", *S1, **SMALL, micro_batches=3, periodic=periodic)
+    found = optimal("flexgen", SMALL, micro_batches=3, periodic=periodic, limits=QUICK)
     assert found.schedule_s > found.best_s * 1.03
     assert found.bound_s <= found.best_s
     assert found.changes
@@ -67,7 +69,7 @@ def test_flexgen_gains_by_a_better_order(periodic):
 def test_the_better_order_keeps_every_rule_and_the_engine_runs_it(name):
     kind = find_schedule(name)
     policy = make_policy({"N": 144, "mu": 36})
-    scenario, policy = cut(make_scenario(*S1), kind, policy, 11, 3)
+    scenario, policy = cut(Question(*S1).scenario(), kind, policy, 11, 3)
     step = recorded(scenario, kind, policy)
     repeated = cycle(step.graph, step.duration_s, step.flow, step.first, 1)
     best = best_period(repeated, *settled(step, repeated), guesses(repeated, step.graph), QUICK)
@@ -75,7 +77,7 @@ def test_the_better_order_keeps_every_rule_and_the_engine_runs_it(name):
 
 
 def test_both_timelines_hold_the_same_tasks_and_no_stream_overlaps():
-    found = optimal("flexgen", *S1, **SMALL, micro_batches=2, layers=1)
+    found = optimal("flexgen", SMALL, micro_batches=2, layers=1, limits=QUICK)
     lengths = [len(timeline) for timeline in found.timelines]
     assert lengths == [found.tasks, found.tasks]
     for timeline in found.timelines:
@@ -89,7 +91,7 @@ def test_both_timelines_hold_the_same_tasks_and_no_stream_overlaps():
 
 
 def test_issuing_costs_stand_beside_the_order():
-    found = optimal("cgopipe", *S1, **SMALL, micro_batches=2)
+    found = optimal("cgopipe", SMALL, micro_batches=2, limits=QUICK)
     assert found.issued_s > found.schedule_s
 
 
@@ -99,14 +101,18 @@ def test_issuing_costs_stand_beside_the_order():
         ({"micro_batches": 5}, "5 micro-batches were asked for; the batch has 4, at least 1"),
         ({"micro_batches": 0}, "0 micro-batches were asked for"),
         ({"layers": 0}, "0 layers were asked for; it must be 1 or more"),
-        ({"gen_len": 1}, "has no decode step to be ordered; give --gen-len 2 or more"),
     ],
 )
 def test_mistakes(changes, said):
     with pytest.raises(BadInput, match=said):
-        optimal("cgopipe", *S1, **(SMALL | changes))
+        optimal("cgopipe", SMALL, **changes)
+
+
+def test_no_decode_step():
+    with pytest.raises(BadInput, match="has no decode step to be ordered; give --gen-len 2 or mo"):
+        optimal("cgopipe", replace(SMALL, gen_len=1))
 
 
 def test_what_does_not_fit():
     with pytest.raises(Infeasible, match="pool 'gpu' is too small"):
-        optimal("gpu-only", *S1, **SMALL, layers=32)
+        optimal("gpu-only", SMALL, layers=32)
