@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from moelab.calibration_folder import CalibrationFiles
 from moelab.run_folder import RunFolder
 from reports.files import write_text
-from schedules.errors import BadInput, Infeasible, in_gb
+from schedules.errors import BadInput, Infeasible, in_gb, suggest
 from schedules.result_keys import MEASURED
 from schedules.sample import Sample
 from schedules.task import DType
 from sim.calibration.preset import Calibrated, Machine, calibrated
 from sim.calibration.recorded import recorded_samples
 from sim.calibration.toml_text import toml_text
-from sim.hardware import load_hardware
+from sim.hardware import hardware_names, load_hardware
 
 if TYPE_CHECKING:
     from runtime.device import DeviceOptions
@@ -106,7 +106,7 @@ def calibrate_from(files: CalibrationFiles, runs: Sequence[Path], based_on: str)
 
     Raises `BadInput` for folders that hold no finished run, or an unknown preset.
     """
-    load_hardware(based_on)
+    _check_base(based_on, files.name)
     samples: list[Sample] = []
     for path in runs:
         samples += run_samples(RunFolder.read(path))
@@ -128,6 +128,14 @@ def calibrate_from(files: CalibrationFiles, runs: Sequence[Path], based_on: str)
     found = calibrated(machine, (), samples, based_on)
     write_preset(files, found, f"Fitted to recorded runs: {', '.join(p.name for p in runs)}")
     return found
+
+
+def _check_base(name: str, own: str) -> None:
+    known = hardware_names()  # the new preset says the name, so a path would not do
+    if name not in known:
+        raise BadInput(f"--based-on {name}: no hardware is named so{suggest(name, known)}")
+    if name == own:
+        raise BadInput(f"--based-on {name}: the new preset would have that name itself")
 
 
 def run_samples(run: RunFolder) -> list[Sample]:

@@ -1,7 +1,7 @@
 """A calibration as one page: what was fitted, how well, and what was measured."""
 
 import html
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from reports.calibration_table import (
     verdict,
 )
 from reports.files import write_text
+from reports.html_parts import note, table
 from reports.page import document, still
 
 DEVICES = {"gpu": "GPU", "cpu": "CPU", "links": "Links"}
@@ -61,7 +62,7 @@ def write_calibration(found: Calibration, path: str | Path, check: Check | None 
         *_warnings(found["warnings"]),
         *(_check(check) if check else ()),
         "<h2>Values</h2>",
-        _table(VALUES, 1, map(_value_row, found["values"])),
+        table(VALUES, map(_value_row, found["values"]), 1),
         *_figures(found),
         *_origin(found["provenance"]),
     ]
@@ -77,9 +78,8 @@ def _warnings(warnings: Sequence[str]) -> Iterator[str]:
 def _check(check: Check) -> Iterator[str]:
     yield "<h2>Runs that it was not fitted to</h2>"
     yield f"<p>{html.escape(' '.join(verdict(check)))}</p>"
-    yield _table(
-        [name.replace("\n", " ").strip() for name in RUNS], 1, map(run_cells, check["runs"])
-    )
+    headers = [name.replace("\n", " ").strip() for name in RUNS]
+    yield table(headers, map(run_cells, check["runs"]), 1)
 
 
 def _value_row(row: Mapping[str, Any]) -> Sequence[str]:
@@ -89,44 +89,22 @@ def _value_row(row: Mapping[str, Any]) -> Sequence[str]:
 def _figures(found: Calibration) -> Iterator[str]:
     """Those for which something was measured."""
     if any(found["residuals"].values()):
-        yield f"<h2>Modelled and measured</h2>{_note(RESIDUALS)}"
+        yield f"<h2>Modelled and measured</h2>{note(RESIDUALS)}"
     for what, rows in found["residuals"].items():
         if rows:
             yield f"<h3>{DEVICES[what]}</h3>{still(f'residuals-{what}', residual_figure(rows))}"
     if rows := found["copies"]:
-        yield f"<h2>Copies by size</h2>{_note(COPIES)}{still('copies', copies_figure(rows))}"
+        yield f"<h2>Copies by size</h2>{note(COPIES)}{still('copies', copies_figure(rows))}"
     if rows := found["pairs"]:
-        yield f"<h2>Together and alone</h2>{_note(PAIRS)}{still('pairs', pairs_figure(rows))}"
+        yield f"<h2>Together and alone</h2>{note(PAIRS)}{still('pairs', pairs_figure(rows))}"
     if rows := found["threads"]:
         yield f"<h2>By threads</h2>{still('threads', threads_figure(rows))}"
     if rows := found["steady"]:
-        yield f"<h2>Steadiness</h2>{_note(STEADY)}{still('steady', steady_figure(rows))}"
+        yield f"<h2>Steadiness</h2>{note(STEADY)}{still('steady', steady_figure(rows))}"
 
 
 def _origin(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts:
         rows = [(key, str(value)) for key, value in units.flatten(facts).items()]
-        table = _table(("fact", "value"), 2, rows)
-        yield f"<footer><h2>Where the numbers come from</h2>{table}</footer>"
-
-
-def _note(text: str) -> str:
-    return f"<p class='note'>{html.escape(text)}</p>"
-
-
-def _table(headers: Sequence[str], words: int, rows: Iterable[Sequence[str]]) -> str:
-    """The first `words` columns are text, and sources are long text."""
-    kinds = ["text"] * words + [""] * (len(headers) - words)
-    if headers[-1] == "source":
-        kinds[-1] = "text long"
-    head = _cells("th", kinds, [header[:1].upper() + header[1:] for header in headers])
-    body = "".join(_cells("td", kinds, row) for row in rows)
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
-
-
-def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
-    inner = "".join(
-        f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
-        for kind, text in zip(kinds, texts, strict=True)
-    )
-    return f"<tr>{inner}</tr>"
+        facts_html = table(("fact", "value"), rows, 2)
+        yield f"<footer><h2>Where the numbers come from</h2>{facts_html}</footer>"

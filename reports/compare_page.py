@@ -7,6 +7,7 @@ from pathlib import Path
 from reports.compare_figures import busy_figure, throughput_figure
 from reports.compare_table import provenance_html, results_html
 from reports.files import write_text
+from reports.html_parts import note
 from reports.lanes import Panel, make_panel
 from reports.page import document, still, without_tasks, zoomable
 from reports.palette import op_colours
@@ -72,7 +73,7 @@ def _charts(results: Sequence[Result]) -> list[str]:
         "<h2>Throughput and its bound</h2>",
         still("throughput", throughput_figure(results)),
         "<h2>Who works, who waits</h2>",
-        "<p class='note'>Share of the makespan for which each stream works.</p>",
+        note("Share of the makespan for which each stream works."),
         still("busy", busy_figure(results)),
     ]
 
@@ -91,10 +92,12 @@ def _timelines(shown: Sequence[tuple[Result, Timeline]]) -> list[str]:
     figure = stacked_figure(drawn, views["Steady state"], views, colours)
     return [
         "<h2>The same moment of each schedule</h2>",
-        "<p class='note'>One time axis for all, which is 0 where the middle layer of the middle "
-        "decode step begins. Drag to move, scroll to zoom, double-click to return.</p>",
+        note(
+            "One time axis for all, which is 0 where the middle layer of the middle decode step "
+            "begins. Drag to move, scroll to zoom, double-click to return."
+        ),
         zoomable("timelines", figure, panels),
-        f"<p class='note'>{html.escape(' '.join(notes(panels, zooming=True)))}</p>",
+        note(" ".join(notes(panels, zooming=True))),
     ]
 
 

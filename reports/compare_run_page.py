@@ -1,7 +1,6 @@
 """A run and its simulation as one page: both timelines, errors, and what they are due to."""
 
 import html
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from reports import units
@@ -23,6 +22,7 @@ from reports.compare_run_table import (
 )
 from reports.compare_table import provenance_html
 from reports.files import write_text
+from reports.html_parts import note, table, with_short_origin
 from reports.page import document, still, zoomable
 from reports.palette import op_colours
 from reports.timeline_figure import notes
@@ -62,27 +62,27 @@ def write_comparison(
         f"<h1>{html.escape(title)}</h1>",
         f"<p class='lead'>{html.escape(headline(found))}</p>",
         f"<p class='why'>{html.escape(' '.join([CLOCKS, *circumstances(found)]))}</p>",
-        _table(TIMES, time_rows(found), 1),
+        table(TIMES, time_rows(found), 1),
         "<h2>From simulated to measured</h2>",
-        _note(_axis(found)),
+        note(_axis(found)),
         still("gap", gap_figure(found)),
-        _table(GAPS, gap_rows(found), 1),
+        table(GAPS, gap_rows(found), 1),
         "<h2>The same step on both clocks</h2>",
-        _note(
+        note(
             "Each phase begins at the same moment on both clocks; 0 is where the middle decode "
             f"step begins.{several} Drag to move, scroll to zoom, double-click to return."
         ),
         zoomable("lanes", figure, [panel]),
-        _note(notes([panel], zooming=True)[0]),
+        note(notes([panel], zooming=True)[0]),
         *(f"<p>{html.escape(line)}</p>" for line in partings(found)),
         "<h2>Operations</h2>",
-        _table(OPERATIONS, operation_rows(found), 3),
-        _note(WORTH),
+        table(OPERATIONS, operation_rows(found), 3),
+        note(WORTH),
         still("tasks", scatter_figure(measured.frame, simulated.frame, colours)),
         "<h2>Streams</h2>",
-        _table(STREAMS, stream_rows(found), 1),
+        table(STREAMS, stream_rows(found), 1),
         "<footer><h2>Where the numbers come from</h2>",
-        f"{provenance_html([_short(found)])}</footer>",
+        f"{provenance_html([with_short_origin(found)])}</footer>",
     ]
     write_text(path, document(title, "\n".join(parts)))
 
@@ -91,35 +91,3 @@ def _axis(found: Comparison) -> str:
     begin_s = axis_of(found)[0]
     cut = f" The axis begins at {units.seconds(begin_s)}." if begin_s else ""
     return f"Each bar begins where the one above it ends.{cut}"
-
-
-def _note(text: str) -> str:
-    return f"<p class='note'>{html.escape(text)}</p>"
-
-
-def _short(found: Comparison) -> Comparison:
-    """Without what would fill a page: lengths of all prompts, the model's widths."""
-    origin = found["provenance"]
-    presets = {
-        key: value
-        for key, value in origin.get("presets", {}).items()
-        if key not in ("prompt_lengths", "model_spec")
-    }
-    kept = {key: origin[key] for key in ("version", "seed", "command", "date") if key in origin}
-    return dict(found) | {"provenance": kept | {"presets": presets}}
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]], words: int) -> str:
-    """The first `words` columns are text."""
-    kinds = ["text"] * words + [""] * (len(headers) - words)
-    head = _cells("th", kinds, [header[:1].upper() + header[1:] for header in headers])
-    body = "".join(_cells("td", kinds, row) for row in rows)
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
-
-
-def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
-    inner = "".join(
-        f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
-        for kind, text in zip(kinds, texts, strict=True)
-    )
-    return f"<tr>{inner}</tr>"

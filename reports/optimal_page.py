@@ -7,6 +7,7 @@ from typing import Any
 
 from reports import units
 from reports.files import write_text
+from reports.html_parts import note
 from reports.lanes import make_panel
 from reports.optimal_table import binds, changes_lines, headline, what
 from reports.page import document, without_tasks, zoomable
@@ -39,6 +40,6 @@ def write_optimal(
     body = (
         f"<h1>{html.escape(title)}</h1>\n<p class='lead'>{html.escape(' '.join(sentences))}</p>\n"
         f"{zoomable('orders', figure, panels)}<ul>{changes}</ul>"
-        f"<p class='note'>{html.escape(' '.join(notes(panels, zooming=True)))}</p>"
+        f"{note(' '.join(notes(panels, zooming=True)))}"
     )
     write_text(path, document(title, body))

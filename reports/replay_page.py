@@ -1,7 +1,7 @@
 """Measured and simulated timelines of the same runs below each other."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from reports import units
 from reports.compare_page import fair_limits
 from reports.compare_table import provenance_html
 from reports.files import write_text
+from reports.html_parts import note, table, with_short_origin
 from reports.lanes import Panel, make_panel
 from reports.page import document, without_tasks, zoomable
 from reports.palette import op_colours
@@ -50,15 +51,15 @@ def write_replays(runs: Sequence[Both], path: str | Path) -> None:
         f"<p class='lead'>{html.escape(headline(replays))}</p>",
         "<p class='why'>The simulator was given the duration of each task as it was measured, and "
         "what issuing a task took; when the tasks ran is its own answer.</p>",
-        _table(TIMES, time_rows(replays)),
+        table(TIMES, time_rows(replays), 2),
         "<h2>The same step on both clocks</h2>",
-        f"<p class='note'>{html.escape(_axis(runs, next(iter(windows))))}</p>",
+        note(_axis(runs, next(iter(windows)))),
         zoomable("replays", figure, panels),
-        f"<p class='note'>{html.escape(' '.join(notes(panels, zooming=True)))}</p>",
+        note(" ".join(notes(panels, zooming=True))),
         "<h2>Who worked</h2>",
-        _table(BUSY, busy_rows(replays)),
+        table(BUSY, busy_rows(replays), 2),
         "<footer><h2>Where the numbers come from</h2>",
-        f"{provenance_html([_short(r) for r in replays])}</footer>",
+        f"{provenance_html([with_short_origin(r) for r in replays])}</footer>",
     ]
     write_text(path, document(f"{names}: measured and simulated", "\n".join(parts)))
 
@@ -146,30 +147,3 @@ def _around(panels: Sequence[Panel], windows: Sequence[Window]) -> Window:
     """The part of the axis that holds a window of each panel."""
     shifted = [(a - p.origin_s, b - p.origin_s) for p, (a, b) in zip(panels, windows, strict=True)]
     return min(start for start, _ in shifted), max(end for _, end in shifted)
-
-
-def _short(replayed: Replayed) -> Replayed:
-    """Without what would fill a page: lengths of all prompts, the model's widths."""
-    origin = dict(replayed["provenance"])
-    presets = {
-        key: value
-        for key, value in origin.get("presets", {}).items()
-        if key not in ("prompt_lengths", "model_spec")
-    }
-    kept = {key: origin[key] for key in ("version", "seed", "command", "date") if key in origin}
-    return dict(replayed) | {"provenance": kept | {"presets": presets}}
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    kinds = ["text", "text"] + [""] * (len(headers) - 2)
-    head = _cells("th", kinds, [header.capitalize() for header in headers])
-    body = "".join(_cells("td", kinds, row) for row in rows)
-    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
-
-
-def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
-    inner = "".join(
-        f'<{tag} class="{kind}">{html.escape(text)}</{tag}>'
-        for kind, text in zip(kinds, texts, strict=True)
-    )
-    return f"<tr>{inner}</tr>"

@@ -6,6 +6,7 @@ from pathlib import Path
 from reports import units
 from reports.critical import NOTE, outline
 from reports.files import write_text
+from reports.html_parts import note
 from reports.lanes import make_panel
 from reports.page import document, without_tasks, zoomable
 from reports.palette import op_colours
@@ -38,11 +39,10 @@ def write_timeline(
     if critical is not None:
         figure.add_trace(outline(critical, timeline))
         sentences.append(NOTE)
-    sentence = html.escape(" ".join(sentences))
     body = (
         f"<h1>Timeline</h1>\n<p class='lead'>{html.escape(timeline.name)}</p>\n"
         f"<p class='why'>{_summary(timeline)}</p>\n{zoomable('timeline', figure, [panel])}"
-        f"<p class='note'>{sentence}</p>"
+        f"{note(' '.join(sentences))}"
     )
     write_text(path, document(timeline.name, body))
 

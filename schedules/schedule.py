@@ -81,6 +81,12 @@ class Schedule(ABC):
         self.decode_step()
         self.node.end()
 
+    @property
+    def first_token_phases(self) -> int:
+        """Phases up to the first token, which a run measures as one: prefill, and the first decode
+        step of a model whose prefill is its encoder's."""
+        return 2 if self.node.model.is_encoder_decoder else 1
+
     @classmethod
     def n_decode_steps(cls, is_encoder_decoder: bool, gen_len: int) -> int:
         """Decode steps of a generation: a decoder's prefill yields the first token already."""

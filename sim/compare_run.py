@@ -115,7 +115,7 @@ def clocks_of(
         _clocks(step, issue_phase(schedule, step), rows, cost, issue_s, measured.name)
         for step, rows in steps_of(measured, schedule)
     ]
-    return BatchClocks(phases, measured_s, 2 if schedule.node.model.is_encoder_decoder else 1)
+    return BatchClocks(phases, measured_s, schedule.first_token_phases)
 
 
 def _clocks(

@@ -2,10 +2,10 @@
 
 Presets are the TOML files in `presets/hardware`. Calibrations of machines lie in a folder
 `calibrations`, each as `HOST/HOST.toml`, and are known by their names as well: in the current
-folder, or where the variable `MOELAB_CALIBRATIONS` says. A file may say
-`based_on = "gcp-t4-24c"` and give only what differs: tables are merged key by key, but a table that
-has a `source` (a rate, an amount) is replaced as a whole, so that no number keeps the source of
-another.
+folder, or where the variable `MOELAB_CALIBRATIONS` says. A file may be based on one of these, as
+`based_on = "gcp-t4-24c"`, and give only what differs: tables are merged key by key, but a table
+that has a `source` (a rate, an amount) is replaced as a whole, so that no number keeps the source
+of another.
 """
 
 import os
@@ -68,11 +68,8 @@ def load_hardware(name_or_path: str | Path) -> Hardware:
     schedules.errors.BadInput: no hardware is named 'gcp-t4', did you mean ...?
     """
     name = str(name_or_path)
-    calibrated = _calibrations()
-    if isinstance(name_or_path, str) and name in _presets():
-        fields = _preset(name)
-    elif isinstance(name_or_path, str) and name in calibrated:
-        fields = _complete(_parsed(read_text(calibrated[name]), name), name)
+    if isinstance(name_or_path, str) and name in hardware_names():
+        fields = _named(name)
     elif isinstance(name_or_path, Path) or name.endswith(".toml") or len(Path(name).parts) > 1:
         fields = _complete(_parsed(read_text(Path(name)), name), name)
     else:
@@ -87,9 +84,13 @@ def _folder() -> Any:
     return resources.files("sim") / "presets" / "hardware"
 
 
-def _preset(name: str) -> dict[str, Any]:
-    text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
-    return _complete(_parsed(text, name), name)
+def _named(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a preset or, where none has the name, of a calibrated machine."""
+    if name in _presets():
+        text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    else:
+        text = read_text(_calibrations()[name])
+    return _complete(_parsed(text, name), name, (*above, name))
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -99,16 +100,21 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         raise BadInput(f"hardware {where} is not TOML: {error}") from None
 
 
-def _complete(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """The fields of a file on top of those of the preset it is based on; its name is its own."""
+def _complete(fields: dict[str, Any], where: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of a file on top of those of the machine it is based on; its name is its own.
+
+    `above`: the machines that are based on this one.
+    """
     if "based_on" not in fields:
         return fields
-    base, known = fields.pop("based_on"), _presets()
+    base, known = fields.pop("based_on"), hardware_names()
     if base not in known:
         raise BadInput(
             f"hardware {where}: based_on is '{base}', which is no preset{suggest(str(base), known)}"
         )
-    inherited = _preset(base)
+    if base in above:
+        raise BadInput(f"hardware {where}: based_on is '{base}', which is based on {where} itself")
+    inherited = _named(base, above)
     del inherited["name"], inherited["description"]
     return _merged(inherited, fields)
 

@@ -37,21 +37,24 @@ class Replay:
     timeline: when each task would have run; phases follow one another.
     phase_s: makespan of prefill and of each decode step, shape (steps + 1,).
     busy_s: seconds of work by stream, the host's issuing included.
+    prefill_phases: those that a run measures as prefill: two where the model has an encoder, whose
+        first token needs a decode step.
     """
 
     timeline: Timeline
     phase_s: FloatArray
     busy_s: Mapping[str, float]
+    prefill_phases: int = 1
 
     @property
     def prefill_s(self) -> float:
-        """Makespan of prefill."""
-        return float(self.phase_s[0])
+        """Makespan up to the first token."""
+        return float(self.phase_s[: self.prefill_phases].sum())
 
     @property
     def decode_s(self) -> float:
-        """All decode steps."""
-        return float(self.phase_s[1:].sum())
+        """All decode steps after it."""
+        return float(self.phase_s[self.prefill_phases :].sum())
 
     @property
     def makespan_s(self) -> float:
@@ -83,6 +86,7 @@ def replay(measured: Timeline, schedule: Schedule, issue_s: float = 0.0) -> Repl
         Timeline(frame[list(COLUMNS)], streams, f"{measured.name}, simulated"),
         phase_s,
         dict(zip(streams, np.asarray(busy).tolist(), strict=True)),
+        schedule.first_token_phases,
     )
 
 

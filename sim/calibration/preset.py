@@ -25,6 +25,7 @@ LIKE = {
     "pin_parallel": "pin",
 }
 """Links that were not measured by themselves work as these do."""
+ISSUING = "Issuing a task, median of runs"
 WITHIN = 1.02  # a peak is at least this much above what is sustained: it was seen once
 
 
@@ -147,7 +148,8 @@ class _Maker:
             found["links"] = {
                 name: self._rate(self.fits["links"], name, f"copies over {name}") for name in seen
             }
-        found["host"] = {"task_s": self._host()["task_s"]}
+        if (task_s := self._task_s()) is not None:
+            found["host"] = {"task_s": self._said(task_s, ISSUING)}
         return found
 
     # -- devices --------------------------------------------------------------------------------
@@ -156,7 +158,7 @@ class _Maker:
         fit = self.fits[device]
         what = f"{len(fit.errors)} operations of the {device}"
         how = "overlap" if fit.overlaps else "add up"
-        return {
+        found = {
             "memory": self._said(memory_bytes, "What runs were allowed to use"),
             "memory_bandwidth": self._rate(fit, "bytes", f"{what}, bytes"),
             "call_s": self._amount(fit.costs.get("calls"), what, self._launch("kernel")),
@@ -165,6 +167,7 @@ class _Maker:
             ),
             "compute": self._compute(device, fit, what),
         }
+        return {key: value for key, value in found.items() if value}
 
     def _compute(self, device: str, fit: Fit, what: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -196,15 +199,19 @@ class _Maker:
         return found
 
     def _host(self) -> dict[str, Any]:
-        issue = [s for s in self.samples if s.op == ISSUE]
-        task_s = float(np.median(medians(issue))) if issue else self._launch("task")
-        sync_s = self._launch("round_trip") or task_s
+        task_s, sync_s = self._task_s(), self._launch("round_trip")
+        if task_s is None or sync_s is None:
+            raise BadInput("issuing a task and waiting for one were not measured")
         return {
-            "issue_s": self._said(task_s, "Issuing a task, median of runs"),
-            "task_s": self._said(task_s, "Issuing a task, median of runs"),
+            "issue_s": self._said(task_s, "As task_s, which is used in its place"),
+            "task_s": self._said(task_s, ISSUING),
             "sync_s": self._said(sync_s, "Issue, run and wait for a task that does nothing"),
             "pinnable_fraction": self._said(1.0, "Not limited here; the budget of runs is"),
         }
+
+    def _task_s(self) -> float | None:
+        issue = [s for s in self.samples if s.op == ISSUE]
+        return float(np.median(medians(issue))) if issue else self._launch("task")
 
     def _channels(self) -> dict[str, Any]:
         found = {}
@@ -234,8 +241,8 @@ class _Maker:
 
     # -- single values --------------------------------------------------------------------------
 
-    def _launch(self, what: str) -> float:
-        return seconds_per_call(self.points, what) or 1e-6
+    def _launch(self, what: str) -> float | None:
+        return seconds_per_call(self.points, what)
 
     def _said(self, value: float | bool, what: str) -> dict[str, Any]:
         return {"value": value, "source": f"{what}; {self.machine.measured}"}
@@ -253,8 +260,11 @@ class _Maker:
             "source": f"Fitted to {what}, {interval}; {self.machine.measured}",
         }
 
-    def _amount(self, cost: Cost | None, what: str, otherwise: float) -> dict[str, Any]:
+    def _amount(self, cost: Cost | None, what: str, otherwise: float | None) -> dict[str, Any]:
+        """A fitted amount, or what was measured by itself; nothing where neither shows it."""
         if cost is None or not cost.is_seen:
+            if otherwise is None:
+                return {}
             return self._said(otherwise, f"Calls that do nothing, as {what} show none")
         interval = _interval(cost, lambda v: v)
         return self._said(cost.value, f"Fitted to {what}, {interval}")

@@ -7,27 +7,14 @@ from schedules.kernels import Kernels
 from schedules.routing_presets import load_routing
 from sim.ablation import ABLATIONS, NAMES, WHOLE, find_ablation
 from sim.hardware import load_hardware
-from sim.published import PublishedRow, read_published
+from sim.published import read_published
 from sim.validate import check_row
+from tests.sim.figures import row
 
 T4 = load_hardware("gcp-t4-24c")
 FIGURES = {figure.id: figure for figure in read_published()}
 
-RUN = PublishedRow(
-    id="run",
-    source="paper, table 1",
-    metric="throughput_tok_s",
-    value=1.0,
-    schedule="flexgen",
-    model="mixtral-8x7b",
-    hardware="gcp-t4-24c",
-    workload="w",
-    prompt_len=100,
-    gen_len=3,
-    padded=True,
-    batch_size=8,
-    micro_batch=2,
-)
+RUN = row(schedule="flexgen")
 
 
 def simulated(name, row=RUN, **changes):

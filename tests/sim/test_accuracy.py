@@ -5,23 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.accuracy import KINDS, Checked, pairwise_order, summary
-from sim.published import METRICS, PublishedRow
-
-RUN = PublishedRow(
-    id="run",
-    source="paper, table 1",
-    metric="throughput_tok_s",
-    value=1.0,
-    schedule="cgopipe",
-    model="mixtral-8x7b",
-    hardware="gcp-t4-24c",
-    workload="w",
-    gen_len=3,
-)
-
-
-def row(**changes) -> PublishedRow:
-    return PublishedRow.model_validate(RUN.model_dump() | changes)
+from sim.published import METRICS
+from tests.sim.figures import row
 
 
 def test_a_row_as_plain_values():

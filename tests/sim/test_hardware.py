@@ -89,6 +89,28 @@ def test_calibrated_machines_have_names(monkeypatch, tmp_path):
         load_hardware("lob")
 
 
+def test_a_machine_based_on_a_calibrated_one(tmp_path, monkeypatch):
+    monkeypatch.setenv(CALIBRATIONS, str(tmp_path))
+    calibration(tmp_path, "lab", "gcp-t4-24c")
+    calibration(tmp_path, "lab-2", "lab")
+    assert load_hardware("lab-2").links["h2d"] == load_hardware("gcp-t4-24c").links["h2d"]
+
+
+def test_machines_based_on_each_other(tmp_path, monkeypatch):
+    monkeypatch.setenv(CALIBRATIONS, str(tmp_path))
+    calibration(tmp_path, "a", "b")
+    calibration(tmp_path, "b", "a")
+    said = "hardware b: based_on is 'a', which is based on b itself"
+    with pytest.raises(BadInput, match=said):
+        load_hardware("a")
+
+
+def calibration(folder, name, based_on):
+    (folder / name).mkdir()
+    text = f'based_on = "{based_on}"\nname = "{name}"\ndescription = "made up"\n'
+    (folder / name / f"{name}.toml").write_text(text)
+
+
 CALIBRATED = Path(__file__).parents[2] / "calibrations"
 
 

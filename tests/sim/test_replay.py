@@ -44,15 +44,14 @@ class DoubleBuffer(Schedule):
     decode_step = prefill
 
 
-def placed(gen_len: int = 2) -> Schedule:
+def placed(gen_len: int = 2, model: str = "mixtral-8x7b") -> Schedule:
     lengths = Listed(lengths=(4,))
     workload = Workload(
         name="one", prompt_lengths=lengths, gen_len=gen_len, padded=False, source=""
     )
-    model = load_model("mixtral-8x7b").with_layers(1)
-    return place(
-        Scenario(model, toy_hardware(), workload), DoubleBuffer, make_policy({"N": 1, "mu": 1})
-    )
+    one_layer = load_model(model).with_layers(1)
+    scenario = Scenario(one_layer, toy_hardware(), workload)
+    return place(scenario, DoubleBuffer, make_policy({"N": 1, "mu": 1}))
 
 
 def measured(late_s: float = 0.0, steps: int = 2, **changes: object) -> Timeline:
@@ -91,6 +90,14 @@ def test_durations_are_the_measured_ones_and_starts_are_the_simulators() -> None
     assert frame["task"].tolist() == list(range(14))
     assert (found.busy_s["h2d"], found.busy_s["gpu"]) == (12.0, 18.0)
     assert (found.busy_s["host"], found.busy_s["cpu"]) == (1.0, 0.0)
+
+
+def test_the_first_token_of_an_encoder_comes_with_the_first_decode_step() -> None:
+    """A run measures both as prefill."""
+    found = replay(measured(), placed(gen_len=1, model="switch-base-8"))
+    assert found.phase_s.tolist() == replay(measured(), placed()).phase_s.tolist()
+    assert (found.prefill_s, found.decode_s) == (found.phase_s.sum(), 0.0)
+    assert found.makespan_s == found.phase_s.sum()
 
 
 def test_issuing_delays_the_first_tasks_and_counts_as_work_of_the_host() -> None:

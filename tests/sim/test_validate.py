@@ -5,7 +5,7 @@ import pytest
 
 from sim import simulate
 from sim.hardware import load_hardware
-from sim.published import PublishedRow, read_published
+from sim.published import read_published
 from sim.validate import (
     Checked,
     check_row,
@@ -15,27 +15,9 @@ from sim.validate import (
     summary,
     validate,
 )
+from tests.sim.figures import RUN, row
 
-RUN = PublishedRow(
-    id="run",
-    source="paper, table 1",
-    metric="throughput_tok_s",
-    value=1.0,
-    schedule="cgopipe",
-    model="mixtral-8x7b",
-    hardware="gcp-t4-24c",
-    workload="w",
-    prompt_len=100,
-    gen_len=3,
-    padded=True,
-    batch_size=8,
-    micro_batch=2,
-)
 OPERATION = RUN.model_copy(update={"schedule": "", "hardware": "gcp-l4-24c", "batch_size": None})
-
-
-def row(base=RUN, **changes) -> PublishedRow:
-    return PublishedRow.model_validate(base.model_dump() | changes)
 
 
 def simulated(base=RUN, **changes) -> float:

@@ -110,8 +110,22 @@ def test_on_top_of_another_preset_only_what_was_measured_differs(tmp_path):
     assert hardware.host.task_s.value == pytest.approx(TASK_S)
 
 
+def test_what_runs_do_not_show_is_not_made_up(tmp_path, monkeypatch):
+    """Calls that cost nothing, and no bench of them: the other preset's stay."""
+    monkeypatch.setitem(COSTS["gpu"], "calls", 0.0)
+    own = samples(Priced(noise=0.05))
+    found = calibrated(MACHINE, [], own, based_on="gcp-t4-24c")
+    assert "call_s" not in found.preset["gpu"]
+    assert loaded(found, tmp_path).gpu.call_s == load_hardware("gcp-t4-24c").gpu.call_s
+    benched = calibrated(MACHINE, list(points()), own)
+    assert benched.preset["gpu"]["call_s"]["value"] == pytest.approx(1e-6)
+    assert "as 40 operations of the gpu show none" in benched.preset["gpu"]["call_s"]["source"]
+
+
 def test_what_every_preset_has_must_be_measured():
     own = samples()
+    with pytest.raises(BadInput, match="issuing a task and waiting for one were not measured"):
+        calibrated(MACHINE, [p for p in points() if p.params.get("what") != "round_trip"], own)
     with pytest.raises(BadInput, match="no operation was measured on the cpu"):
         calibrated(MACHINE, list(points()), [s for s in own if s.work.device != "cpu"])
     with pytest.raises(BadInput, match="no copy of link 'pin' was measured"):
