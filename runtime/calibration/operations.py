@@ -5,9 +5,8 @@ rotations, experts one after another. So these are timed as they run, through th
 from the same places in memory, and with the amounts of work that the simulator will price.
 
 There is one micro-batch, so that operations wait for one another, and only weights move meanwhile,
-as they do in all schedules that are studied. Weights that have just come are slower to read than
-those that were always there, by a tenth on a processor. What operations do to one another that run
-at the same time is measured elsewhere (`pairs.py`).
+as they do in all schedules that are studied. What operations do to one another that run at the same
+time is measured elsewhere (`pairs.py`).
 """
 
 import math
