@@ -34,6 +34,7 @@ NAMES = {
     "channels.gpu": "the GPU's memory as streams share it",
     "channels.host_link": "the path between host and GPUs as streams share it",
     "channels.cores": "the host's cores as threads share them",
+    "channels.queue": "waiting for host memory",
     "emulated.copy_rate": "threads that copy in place of the link",
 }
 CLASSES = {"gemm": "dense layers", "experts": "the experts", "attention": "attention"}
@@ -41,6 +42,7 @@ CHANNELS = {
     "cpu": "the host's DRAM",
     "host_link": "the path between host and GPUs",
     "cores": "the host's cores",
+    "queue": "waiting for host memory",
 }
 BY_DIFFERENCES = (
     "Tasks share channels, so their lengths depend on one another: shares of the time due to a "

@@ -2,16 +2,21 @@
 
 A machine says which of its memories and links are channels, and how much they carry (`channels` of
 its TOML file); by default none is, and each stream works at its own sustained rate. There are
-four:
+five:
 
 * `cpu`: the host's DRAM, under CPU attention and experts, copies into pinned memory and DMA;
 * `gpu`: the memory of each GPU, under its kernels and the copies to and from it;
 * `host_link`: the path between the host and all GPUs, under their copies in both directions;
 * `cores`: the host's processor, under the threads that compute and copy there. It carries seconds
-  of threads in a second: 2 for two full cores, less than 2 where they share units or clock.
+  of threads in a second: 2 for two full cores, less than 2 where they share units or clock;
+* `queue`: the waiting for host memory where a host stands in for the GPU. A thread that streams
+  through memory (a copy, the CPU's attention while it reads) takes one place; an operation of the
+  device, whose reads wait for one another, takes one too, and another for the share of its time
+  that is due to memory. So beside a stream it loses up to half of its speed, and the stream little,
+  although together they move less than the memory can. With three places nobody waits.
 
-A task demands of a channel the bytes (of `cores`, the seconds of threads) that it needs there over
-the seconds that it takes alone.
+A task demands of a channel the bytes (of `cores`, the seconds of threads; of `queue`, the seconds
+of places) that it needs there over the seconds that it takes alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +34,8 @@ HOST_LINKS = ("h2d", "d2h", "h2d_pageable", "d2h_pageable")
 class Loads(NamedTuple):
     """What each task needs of each channel, shape (n, c), and what channels carry, shape (c,).
 
-    In bytes and bytes/s; of `cores` in seconds of threads, and threads.
+    In bytes and bytes/s; of `cores` in seconds of threads, and threads; of `queue` in seconds of
+    places, and places.
     """
 
     names: tuple[str, ...]

@@ -128,10 +128,12 @@ class Roofline(CostModel):
         return 0.0 if work.device == "host" else work.calls * self.issue_s
 
     def moved(self, work: Work, channel: str) -> float:
-        """Bytes over a channel; of `cores`, the seconds of the threads that compute or copy."""
+        """Bytes over a channel; of `cores` and `queue`, seconds of those who are there."""
         emulated = self.hardware.emulated
         if channel == "cores":
             return self._thread_s(work, emulated)
+        if channel == "queue":
+            return self._queue_s(work, emulated) if emulated else 0.0
         if channel == "cpu" and emulated:
             return moved_bytes(work, "cpu") + moved_bytes(work, "gpu")
         return moved_bytes(work, channel)
@@ -149,6 +151,16 @@ class Roofline(CostModel):
             copying.get(link, 0) * size / self.link_rate(link)
             for link, size in work.link_bytes.items()
         )
+
+    def _queue_s(self, work: Work, emulated: Emulated) -> float:
+        """Seconds of one place at the memory; what runs alone never waits."""
+        if work.device not in self._memory:
+            return sum(work.link_bytes.values()) / emulated.copy_rate.sustained
+        memory_s = work.bytes.get(work.device, 0.0) / (self._memory[work.device] * work.share)
+        if work.device == "cpu":
+            return memory_s
+        alone_s = self.seconds(work)
+        return min(alone_s + memory_s, self.channels["queue"] * alone_s)
 
     def link_rate(self, link: str) -> float:
         """Bytes/s that one GPU gets from a link."""

@@ -88,6 +88,10 @@ class Hardware(Part):
             raise ValueError("peer_call_s is given, but gpu.count is 1")
         if self.emulated and (self.gpu.count > 1 or "gpu" in self.channels):
             raise ValueError("an emulated GPU is a single one, and its memory the channel 'cpu'")
+        if "queue" in self.channels and not self.emulated:
+            raise ValueError(
+                "channels.queue is given, but no [emulated] says what shares the memory"
+            )
         if self.host.pinnable_fraction.value > 1:
             raise ValueError("host.pinnable_fraction.value must be at most 1")
         return self

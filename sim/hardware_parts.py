@@ -25,7 +25,7 @@ from schedules.task import KERNELS, DType, KernelClass
 
 Link = Literal["h2d", "d2h", "h2d_pageable", "d2h_pageable", "pin", "pin_parallel", "peer", "disk"]
 LINKS: tuple[Link, ...] = get_args(Link)
-Channel = Literal["cpu", "gpu", "host_link", "cores"]
+Channel = Literal["cpu", "gpu", "host_link", "cores", "queue"]
 
 LINKS_OF_ALL: tuple[Link, ...] = (
     "h2d",

@@ -114,7 +114,8 @@ class Alike:
         """The resources that play a role only where tasks share channels."""
         light = self.steps.light
         found = set() if light is None else {resource_of(channel) for channel in light.names}
-        copies = "channels.cores" in found and self.cost.hardware.emulated
+        threads = {"channels.cores", "channels.queue"} & found
+        copies = threads and self.cost.hardware.emulated
         return found | ({"emulated.copy_rate"} if copies else set())
 
     def names(self) -> set[str]:

@@ -20,6 +20,7 @@ UNITS = {
     "links": "B/s",
     "channels": "B/s",
     "cores": "threads",
+    "queue": "places",
 }
 
 

@@ -115,6 +115,7 @@ def test_what_is_lost_to_sharing_and_how_shares_were_found():
     ("channel", "words"),
     [
         ("cores", "the host's cores"),
+        ("queue", "waiting for host memory"),
         ("host_link", "the path between host and GPUs"),
         ("gpu", "the GPU's memory"),
         ("gpu1", "the memory of GPU 1"),

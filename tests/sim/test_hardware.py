@@ -417,6 +417,10 @@ def test_a_dtype_that_is_as_another_follows_it(tmp_path):
             MINE + "[peer_call_s]\nvalue = 1e-4\nsource = 'measured by me'\n",
             r"peer_call_s is given, but gpu.count is 1",
         ),
+        (
+            MINE + "[channels.queue]\nvalue = 2\nsource = 'measured by me'\n",
+            r"channels.queue is given, but no \[emulated\] says what shares the memory",
+        ),
         (MINE + SHARE, r"host.pinnable_fraction.value must be at most 1"),
         (MINE + "[gpu.compute]\nfp16 = {}\n", r"gpu.compute.fp16 is not a key here; .*'float16'"),
         (
