@@ -1,8 +1,9 @@
 """Held-out runs: schedules, policies and lengths to which a calibration was not fitted.
 
-Each is run twice for real, and simulated with the preset. The two runs say how far a measurement
-differs from itself: no simulator can be closer than that. Where they differ by much, something else
-was at work on the machine during one of them: the run is repeated, and its median counts.
+Each is run twice for real, and simulated with the preset; the second time when all have run once,
+so that what disturbs a machine for a while meets it once. The two runs say how far a measurement
+differs from itself: no simulator can be closer than that. Where they differ by much, the run is
+repeated, and its median counts.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 
 from moelab.calibration_folder import CalibrationFiles
 from moelab.compared_run import compared
+from moelab.repeated import REPEATS, enough, makespans, middle
 from reports.files import write_text
 from schedules.lengths import Fixed, Listed
 from schedules.task import DType
@@ -26,10 +28,6 @@ if TYPE_CHECKING:
     from runtime.device import DeviceOptions
 
 SOURCE = "Held-out runs of moelab calibrate --check"
-REPEATS = 2
-MOST_REPEATS = 4
-AGREE = 1.05
-"""Slowest over fastest of two runs that agree; on an idle machine most differ by half as much."""
 
 
 @dataclass(frozen=True)
@@ -150,16 +148,26 @@ def check_runs(
     Raises `MoelabError` for a run that fails.
     """
     kind = "quick" if quick else options.device
-    every, rows = cases(kind), []
+    every = cases(kind)
+    allowed = [
+        _allowed(MODELS[kind], case, options, 4 if dtype == "float32" else 2) for case in every
+    ]
+    times: list[list[Mapping[str, float]]] = [[] for _ in every]
+    simulated: list[Mapping[str, float]] = [{} for _ in every]
+    done = 0
     with tempfile.TemporaryDirectory(prefix="moelab-check-") as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(MODELS[kind].config(dtype)), encoding="utf-8")
-        for number, case in enumerate(every):
-            progress(number, len(every), f"{case.schedule}, {case.asked.name} prompts")
-            allowed = _allowed(MODELS[kind], case, options, 4 if dtype == "float32" else 2)
-            rows.append(_row(case, config, allowed, dtype, files.preset))
-    progress(len(every), len(every), "")
-    found = summary(rows)
+        while wanted := [i for i, own in enumerate(times) if not enough(makespans(own))]:
+            for number, i in enumerate(wanted):
+                left, case = len(wanted) - number, every[i]
+                progress(done, done + left, f"{case.schedule}, {case.asked.name} prompts")
+                measured, simulated[i] = _run(case, config, allowed[i], dtype, files.preset)
+                times[i].append(measured)
+                done += 1
+    progress(done, done, "")
+    budgets = [one.gpu_memory_bytes for one in allowed]
+    found = summary(list(map(_row, every, times, simulated, budgets)))
     write_text(files.check, json.dumps(found, indent=2) + "\n")
     return found
 
@@ -170,10 +178,10 @@ def _allowed(model: Model, case: HeldOut, options: "DeviceOptions", size: int) -
     return replace(options, gpu_memory_bytes=int(budget) + reserve)
 
 
-def _row(
+def _run(
     case: HeldOut, config: Path, options: "DeviceOptions", dtype: DType, preset: Path
-) -> dict[str, Any]:
-    """A run, measured twice or until two agree, and its simulation with its routing."""
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """One run, measured, and simulated with its own routing."""
     from runtime.run import run
     from runtime.run_options import Output, Question
 
@@ -190,48 +198,35 @@ def _row(
         ignore_eos=True,
     )
     with tempfile.TemporaryDirectory(prefix="moelab-run-") as folder:
-        times: list[Mapping[str, float]] = []
-        while not enough([one["makespan_s"] for one in times]):
-            path = Path(folder) / str(len(times))
-            run(question, options, Output(path, progress=False))
-            values = compared(path, str(preset)).to_dict()
-            times.append(values["measured"])
-    measured, simulated = middle(times), values["simulated"]
+        path = Path(folder) / "run"
+        run(question, options, Output(path, progress=False))
+        found = compared(path, str(preset)).to_dict()
+    return found["measured"], found["simulated"]
+
+
+def _row(
+    case: HeldOut,
+    times: Sequence[Mapping[str, float]],
+    simulated: Mapping[str, float],
+    gpu_memory_bytes: int,
+) -> dict[str, Any]:
+    """A held-out run, all its measurements, and the errors of its simulation."""
+    asked, measured = case.asked, middle(times)
+    errors = {key: simulated[key] / measured[key] - 1 for key in measured}
     return {
         "schedule": case.schedule,
         "workload": asked.name,
         "policy": {"N": asked.prompts, "mu": case.micro_batch, **case.policy},
         "prompt_len": float(np.mean(asked.lengths)),
         "gen_len": asked.gen_len,
-        "gpu_memory_bytes": options.gpu_memory_bytes,
+        "gpu_memory_bytes": gpu_memory_bytes,
         "measured_s": measured["makespan_s"],
         "simulated_s": simulated["makespan_s"],
-        "repeats_s": [one["makespan_s"] for one in times],
-        "error": simulated["makespan_s"] / measured["makespan_s"] - 1,
-        "prefill_error": simulated["prefill_s"] / measured["prefill_s"] - 1,
-        "decode_error": simulated["decode_s"] / measured["decode_s"] - 1,
+        "repeats_s": makespans(times),
+        "error": errors["makespan_s"],
+        "prefill_error": errors["prefill_s"],
+        "decode_error": errors["decode_s"],
     }
-
-
-def enough(seconds: Sequence[float]) -> bool:
-    """Whether a run was measured often enough: two of its times agree, or it never gets steady.
-
-    >>> enough([1.0, 1.02]), enough([1.0, 1.2]), enough([1.0, 1.2, 1.19])
-    (True, False, True)
-    """
-    near = any(max(pair) <= AGREE * min(pair) for pair in combinations(seconds, 2))
-    return near or len(seconds) == MOST_REPEATS
-
-
-def middle(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The run whose makespan is the median one; the mean of the middle two of an even number.
-
-    >>> middle([{"makespan_s": 3.0}, {"makespan_s": 9.0}, {"makespan_s": 4.0}])
-    {'makespan_s': 4.0}
-    """
-    ordered = sorted(times, key=lambda one: one["makespan_s"])
-    inner = ordered[(len(ordered) - 1) // 2 : len(ordered) // 2 + 1]
-    return {key: float(np.mean([one[key] for one in inner])) for key in inner[0]}
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
