@@ -10,10 +10,10 @@ five:
 * `cores`: the host's processor, under the threads that compute and copy there. It carries seconds
   of threads in a second: 2 for two full cores, less than 2 where they share units or clock;
 * `queue`: the waiting for host memory where a host stands in for the GPU. A thread that streams
-  through memory (a copy, the CPU's attention while it reads) takes one place; an operation of the
-  device, whose reads wait for one another, takes one too, and another for the share of its time
-  that is due to memory. So beside a stream it loses up to half of its speed, and the stream little,
-  although together they move less than the memory can. With three places nobody waits.
+  through memory (a copy, the CPU's attention while it reads) takes one place, an operation of the
+  device, whose reads wait for one another, two. There are two to three: with two it runs at half
+  its speed beside a stream, which loses nothing, although together they move less than the memory
+  can; with three nobody waits.
 
 A task demands of a channel the bytes (of `cores`, the seconds of threads; of `queue`, the seconds
 of places) that it needs there over the seconds that it takes alone.
@@ -28,6 +28,8 @@ from schedules.graph import FloatArray, TaskGraph
 from schedules.task import Work
 from sim.sharing import Sharing
 
+OPERATION_PLACES = 2.0
+"""What an operation of an emulated GPU takes of the channel `queue`, of which a stream takes 1."""
 HOST_LINKS = ("h2d", "d2h", "h2d_pageable", "d2h_pageable")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from schedules.errors import BadInput, suggest
 from schedules.graph import FloatArray, TaskGraph
 from schedules.task import Work
-from sim.channels import moved_bytes
+from sim.channels import OPERATION_PLACES, moved_bytes
 from sim.hardware import Hardware
 from sim.hardware_parts import LINKS, Emulated
 
@@ -153,14 +153,12 @@ class Roofline(CostModel):
         )
 
     def _queue_s(self, work: Work, emulated: Emulated) -> float:
-        """Seconds of one place at the memory; what runs alone never waits."""
-        if work.device not in self._memory:
-            return sum(work.link_bytes.values()) / emulated.copy_rate.sustained
-        memory_s = work.bytes.get(work.device, 0.0) / (self._memory[work.device] * work.share)
+        """Seconds of one place at the memory: see `sim.channels`."""
+        if work.device == "gpu":
+            return OPERATION_PLACES * self.seconds(work)
         if work.device == "cpu":
-            return memory_s
-        alone_s = self.seconds(work)
-        return min(alone_s + memory_s, self.channels["queue"] * alone_s)
+            return work.bytes.get("cpu", 0.0) / (self._memory["cpu"] * work.share)
+        return sum(work.link_bytes.values()) / emulated.copy_rate.sustained
 
     def link_rate(self, link: str) -> float:
         """Bytes/s that one GPU gets from a link."""

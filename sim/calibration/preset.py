@@ -219,7 +219,7 @@ class _Maker:
             found["cores"] = self._said(cores, "Products of matrices by 1 to twice as many threads")
         if (memory := shares.memory(self.points, self._alone())) is not None:
             found["cpu"] = self._said(memory, "Most that threads read, wrote or copied together")
-        if self.machine.threads and (places := shares.queue(self.points, self.fits["gpu"])):
+        if self.machine.threads and (places := shares.queue(self.points)):
             found["queue"] = self._said(places, "Products of the device beside copies and reads")
         return found
 

@@ -4,14 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from schedules.graph import FloatArray
-from sim.calibration.least_squares import Fit
 from sim.calibration.points import Point, chosen, rate
-from sim.sharing import speeds
+from sim.channels import OPERATION_PLACES
 
 STREAMS = ("pin", "read")
 """What goes through memory at full speed beside the device's products: copies, and reads."""
-NOBODY_WAITS = 3.0  # places: two of an operation that memory takes all the time of, and a stream
 
 
 def cores(points: Sequence[Point]) -> float | None:
@@ -35,50 +32,20 @@ def memory(points: Sequence[Point], alone: Sequence[float] = ()) -> float | None
     return max([*rates, *alone]) if rates else None
 
 
-def queue(points: Sequence[Point], device: Fit) -> float | None:
+def queue(points: Sequence[Point]) -> float | None:
     """Places at the memory (see `sim.channels`); None: pairs of streams were not measured.
 
-    The number with which products of the device and a stream beside them slow each other down as
-    they did, by the squares of the speeds' logarithms. `device` says which part of the products'
-    time is due to memory.
+    What a stream leaves of them is shared by an operation of the device, whose speed beside it is
+    that of products of matrices, the mean beside copies and beside reads.
     """
-    from scipy.optimize import minimize_scalar
-
-    pairs = [pair for other in STREAMS if (pair := _pair(points, other, device)) is not None]
+    pairs = [speed for other in STREAMS if (speed := _beside(points, other)) is not None]
     if not pairs:
         return None
-
-    def missed(places: float) -> float:
-        return sum(float(np.sum(np.log(beside(places, f) / got) ** 2)) for f, got in pairs)
-
-    return float(minimize_scalar(missed, bounds=(1.0, NOBODY_WAITS), method="bounded").x)
+    return 1 + OPERATION_PLACES * float(np.clip(np.mean(pairs), 1 / OPERATION_PLACES, 1))
 
 
-def beside(places: float, memory_share: float) -> FloatArray:
-    """Speeds of an operation of the device and of a stream that run at once, 1 where they do alone.
-
-    >>> beside(2.0, 1.0), beside(3.0, 1.0)
-    (array([0.5, 1. ]), array([1., 1.]))
-    """
-    demand = np.array([[min(1 + memory_share, places)], [1.0]])
-    return np.array(speeds(demand, np.array([places])))
-
-
-def _pair(points: Sequence[Point], other: str, device: Fit) -> tuple[float, FloatArray] | None:
-    """The share of the products' time that is due to memory, and both speeds beside each other."""
-    pair = f"gemm+{other}"
-    found = {
-        (p.params["role"], p.params["when"]): p for p in chosen(points, "copy_pair", pair=pair)
-    }
-    if len(found) < 4:
-        return None
-    amount = found["gemm", "alone"].amount
-    gemm = next((cost for name, cost in device.costs.items() if name.endswith(".gemm")), None)
-    memory_s = amount["bytes"] * device.costs["bytes"].value
-    compute_s = amount["flops"] * gemm.value if gemm else 0.0
-    whole_s = max(memory_s, compute_s) if device.overlaps else memory_s + compute_s
-    got = [
-        rate(found[r, "together"], "bytes") / rate(found[r, "alone"], "bytes")
-        for r in ("gemm", other)
-    ]
-    return memory_s / whole_s, np.minimum(got, 1.0)
+def _beside(points: Sequence[Point], other: str) -> float | None:
+    """Speed of products beside a stream, 1 where it is that alone."""
+    own = chosen(points, "copy_pair", pair=f"gemm+{other}", role="gemm")
+    rates = {str(point.params["when"]): rate(point, "bytes") for point in own}
+    return rates["together"] / rates["alone"] if len(rates) == 2 else None

@@ -118,7 +118,7 @@ def test_no_memory_for_the_weights(cli, run, model, monkeypatch, source, error):
     def full(*_, **__):
         raise error
 
-    monkeypatch.setattr(f"runtime.run.{source}", full)
+    monkeypatch.setattr(f"runtime.inputs.{source}", full)
     if source == "Checkpoint":
         end = run()
     else:
@@ -186,7 +186,7 @@ def test_a_full_disk_while_the_results_are_written(run, whole, monkeypatch, name
     ("where", "said", "left"),
     [
         (
-            "runtime.run.check_finite",
+            "runtime.inputs.check_finite",
             "interrupted while loading the model; nothing was written",
             set(),
         ),

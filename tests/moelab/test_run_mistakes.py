@@ -160,8 +160,8 @@ def test_memory_is_counted_before_weights_are_read(run, monkeypatch):
     def read(*_):
         raise AssertionError("the weights were read")
 
-    monkeypatch.setattr("runtime.run.check_finite", read)
-    monkeypatch.setattr("runtime.run.RandomWeights", read)
+    monkeypatch.setattr("runtime.inputs.check_finite", read)
+    monkeypatch.setattr("runtime.inputs.RandomWeights", read)
     for source in ("CHECKPOINT", "RANDOM"):
         assert "too small" in run(f"cgopipe {source} --gpu-memory 100kB").mistake
 

@@ -190,8 +190,7 @@ def with_queue(places):
     [
         (H2D, 20 / 4),  # a thread that copies
         (PIN, 16 / 4),
-        (KERNEL, 3 + 30 / 100),  # alone it takes 3 s, 0.3 s of them due to memory
-        (gpu(bytes={"gpu": 100}), 2 * 1),  # nothing but memory
+        (KERNEL, 2 * 3),  # two places for 3 s
         (ATTENTION, 80 / 40),  # while it reads
         (ATTENTION.model_copy(update={"share": 0.5}), 80 / 20),
         (NOTHING, 0),
@@ -200,12 +199,6 @@ def with_queue(places):
 def test_seconds_of_places_at_the_memory(work, seconds):
     assert with_queue(2.0).moved(work, "queue") == pytest.approx(seconds)
     assert COST.moved(work, "queue") == 0  # a GPU has a memory of its own
-
-
-def test_alone_nobody_waits():
-    """Fewer places than an operation would take: all of them, for as long as it takes."""
-    work = gpu(bytes={"gpu": 100})
-    assert with_queue(1.5).moved(work, "queue") == pytest.approx(1.5 * COST.seconds(work))
 
 
 def test_prices_of_a_graph():

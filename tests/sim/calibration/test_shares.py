@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sim.calibration import shares
-from sim.calibration.least_squares import Cost, Fit
+from sim.channels import OPERATION_PLACES
+from sim.sharing import speeds
 from tests.sim.calibration.lab import point
 
 
@@ -47,13 +46,6 @@ def test_memory_carries_what_any_threads_moved():
     assert shares.memory([], [9.0]) is None
 
 
-def device(memory_share, overlaps=False):
-    """Costs by which `products` need so much of their time for memory, of 1 s in all."""
-    costs = {"float32.gemm": 1 - memory_share, "bytes": memory_share}
-    found = {name: Cost(value, value, value) for name, value in costs.items()}
-    return Fit(found, dict.fromkeys(costs, 1.0), np.zeros(1), overlaps)
-
-
 def beside(gemm, stream, other="pin"):
     """A pair of streams: products and `other`, and their speeds beside each other."""
     for role, speed in (("gemm", gemm), (other, stream)):
@@ -63,39 +55,28 @@ def beside(gemm, stream, other="pin"):
 
 
 @pytest.mark.parametrize(
-    ("places", "memory_share", "speeds"),
+    ("speed", "places"),
     [
-        (2.0, 1.0, (0.5, 1.0)),  # 1 of 2 places for the stream, the other for half of the speed
-        (2.0, 0.5, (1 / 1.5, 1.0)),
-        (2.25, 0.5, (1.25 / 1.5, 1.0)),
-        (1.8, 0.5, (0.9 / 1.5, 0.9)),  # both get 0.9 places
+        (0.5, 2.0),  # 1 of 2 for the stream; the other is half of what the products would take
+        (0.6, 2.2),
+        (1.0, 3.0),
+        (1.2, 3.0),  # faster beside it: noise
+        (0.3, 2.0),  # with fewer, nobody would get two
     ],
 )
-def test_speeds_by_hand(places, memory_share, speeds):
-    assert shares.beside(places, memory_share) == pytest.approx(speeds)
-    found = shares.queue([*beside(*speeds)], device(memory_share))
-    assert found == pytest.approx(places, abs=1e-4)
+def test_places_by_hand(speed, places):
+    found = shares.queue(list(beside(speed, 1.0)))
+    assert found == pytest.approx(places)
+    demand = np.array([[OPERATION_PLACES], [1.0]])
+    together = [min(max(speed, 0.5), 1.0), 1.0]
+    assert speeds(demand, np.array([found])) == pytest.approx(together)
 
 
-def test_with_three_places_nobody_waits():
-    assert shares.beside(shares.NOBODY_WAITS, 1.0).tolist() == [1.0, 1.0]
-    found = shares.queue([*beside(1.0, 1.1)], device(1.0))  # faster beside it: noise
-    assert found == pytest.approx(shares.NOBODY_WAITS, abs=1e-3)
-
-
-@given(gemm=st.floats(0.3, 1.0), read=st.floats(0.5, 1.0), share=st.floats(0.1, 1.0))
-def test_several_pairs_count_alike(gemm, read, share):
-    pairs = [*beside(gemm, 1.0), *beside(gemm, read, "read")]
-    assert 1 <= shares.queue(pairs, device(share)) <= shares.NOBODY_WAITS
-    assert shares.queue(pairs[::-1], device(share)) == shares.queue(pairs, device(share))
+def test_several_pairs_count_alike():
+    found = shares.queue([*beside(0.5, 1.0), *beside(0.7, 0.9, "read")])
+    assert found == pytest.approx(2.2)
 
 
 def test_without_pairs_nothing_is_known():
-    assert shares.queue([], device(0.5)) is None
-    assert shares.queue(list(beside(0.5, 1.0))[:3], device(0.5)) is None
-
-
-def test_a_device_that_overlaps():
-    """Memory takes 0.8 of the 0.8 s that it is longer than the arithmetic."""
-    found = shares.queue([*beside(0.5, 1.0)], device(0.8, overlaps=True))
-    assert found == pytest.approx(2.0, abs=1e-4)
+    assert shares.queue([]) is None
+    assert shares.queue(list(beside(0.5, 1.0))[1:]) is None
