@@ -8,6 +8,7 @@ from pydantic import ValidationError, model_validator
 
 from schedules.errors import BadInput, suggest
 from schedules.task import DType, KernelClass
+from sim.channels import OPERATION_PLACES
 from sim.hardware_parts import (
     LINKS_OF_ALL,
     Amount,
@@ -88,10 +89,11 @@ class Hardware(Part):
             raise ValueError("peer_call_s is given, but gpu.count is 1")
         if self.emulated and (self.gpu.count > 1 or "gpu" in self.channels):
             raise ValueError("an emulated GPU is a single one, and its memory the channel 'cpu'")
-        if "queue" in self.channels and not self.emulated:
-            raise ValueError(
-                "channels.queue is given, but no [emulated] says what shares the memory"
-            )
+        if queue := self.channels.get("queue"):
+            if not self.emulated:
+                raise ValueError("channels.queue is given, but there is no [emulated] GPU")
+            if queue.value < OPERATION_PLACES:
+                raise ValueError("channels.queue.value must be at least 2: an operation takes two")
         if self.host.pinnable_fraction.value > 1:
             raise ValueError("host.pinnable_fraction.value must be at most 1")
         return self

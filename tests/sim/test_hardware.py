@@ -356,6 +356,17 @@ def test_what_if_that_makes_no_sense(t4, path, factor, sentence):
         t4.with_rate(path, factor)
 
 
+EMULATED = """
+[emulated]
+gpu_threads = 1
+cpu_threads = 1
+[emulated.copy_rate]
+peak = 1e10
+sustained = 1e10
+source = 'measured by me'
+"""
+
+
 def written(folder, text):
     path = folder / "mine.toml"
     path.write_text(text, encoding="utf-8")
@@ -419,7 +430,11 @@ def test_a_dtype_that_is_as_another_follows_it(tmp_path):
         ),
         (
             MINE + "[channels.queue]\nvalue = 2\nsource = 'measured by me'\n",
-            r"channels.queue is given, but no \[emulated\] says what shares the memory",
+            r"channels.queue is given, but there is no \[emulated\] GPU",
+        ),
+        (
+            MINE + EMULATED + "[channels.queue]\nvalue = 1\nsource = 'measured by me'\n",
+            r"channels.queue.value must be at least 2: an operation takes two",
         ),
         (MINE + SHARE, r"host.pinnable_fraction.value must be at most 1"),
         (MINE + "[gpu.compute]\nfp16 = {}\n", r"gpu.compute.fp16 is not a key here; .*'float16'"),
