@@ -96,9 +96,9 @@ def calibrate(
         raise BadInput("--based-on is for --from, which may lack something; leave it out")
     check_installed()
     load_libraries()
-    if again:
-        files.clear()
     allowed = _options(device, gpu_memory, host_memory, link_bandwidth, threads)
+    if again:  # not before the options are known to be possible
+        files.clear()
     _measure(files, allowed, _dtypes(dtype, device), effort, check, page, json)
 
 
@@ -159,11 +159,13 @@ def _options(
     threads: str | None,
 ) -> "DeviceOptions":
     from moelab.running import device_options
-    from runtime.device import usual_bytes
+    from runtime.device import open_device, usual_bytes
 
     if gpu_memory is None:
         gpu_memory = f"{usual_bytes(device.value) or 8 << 30}B"
-    return device_options(device.value, gpu_memory, host_memory, link_bandwidth, threads)
+    found = device_options(device.value, gpu_memory, host_memory, link_bandwidth, threads)
+    open_device(found)
+    return found
 
 
 def _dtypes(asked: list[DTypeName] | None, device: DeviceName) -> "list[DType]":

@@ -41,7 +41,7 @@ def test_it_leaves_a_preset_and_raw_data(calibrated):
     machine = load_hardware(calibrated / "lab.toml")
     assert machine.name == "lab"
     assert machine.emulated is not None
-    assert set(machine.channels) == {"cores", "cpu"}
+    assert set(machine.channels) == {"cores", "cpu", "queue"}
     assert machine.gpu.memory.value == 500e6
     facts = json.loads((calibrated / "lab.facts.json").read_text())
     assert facts["device"] == "cpu"
@@ -140,6 +140,15 @@ def test_it_goes_on_where_it_was_stopped(cli, lab):
 )
 def test_mistakes(cli, words, message):
     assert message in cli("calibrate", *words.split()).mistake
+
+
+def test_without_a_gpu_nothing_is_measured_or_removed(cli, lab, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    before = {path.name: path.read_bytes() for path in lab.iterdir()}
+    words = ["calibrate", "--device", "cuda", "--again", "--out", str(lab / "lab.toml")]
+    said = cli(*words).mistake
+    assert said == "--device cuda: PyTorch finds no CUDA device here; use --device cpu"
+    assert {path.name: path.read_bytes() for path in lab.iterdir()} == before
 
 
 def test_other_options_are_another_calibration(cli, lab):
