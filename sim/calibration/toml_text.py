@@ -52,5 +52,6 @@ def _value(key: str, value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.6g}" if value % 1 or abs(value) >= 1e6 else f"{value:.1f}"
+        text = f"{value:.6g}"
+        return text if {".", "e"} & set(text) else f"{text}.0"  # without a point it is an integer
     raise BadInput(f"{key} is {value!r}, which a TOML file cannot say")

@@ -34,6 +34,14 @@ def hollow(value):
     return isinstance(value, dict) and all(map(hollow, value.values()))
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(100000.5, "100000.0"), (2.0, "2.0"), (-0.0, "-0.0"), (123456789.0, "1.23457e+08")],
+)
+def test_floats_stay_floats(value, text):
+    assert toml_text({"x": value}) == f"x = {text}\n"
+
+
 @given(tables)
 def test_what_is_written_is_read_again(table):
     assert same(table, tomllib.loads(toml_text(table)))
