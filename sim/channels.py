@@ -29,7 +29,9 @@ from schedules.task import Work
 from sim.sharing import Sharing
 
 OPERATION_PLACES = 2.0
-"""What an operation of an emulated GPU takes of the channel `queue`, of which a stream takes 1."""
+"""What an operation of an emulated GPU takes of the channel `queue`, of which a stream takes 1.
+
+A unit, not a measurement: what is measured is how many places there are."""
 HOST_LINKS = ("h2d", "d2h", "h2d_pageable", "d2h_pageable")
 
 
